@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.packing import Layout, heavy_first
 from rec_models.training.batch import IGNORED, Batch, StepBatch
 from rec_models.training.ranks import Ranks
 from rec_models.training.step import StepLoss
@@ -89,13 +89,15 @@ def prepare_filled(batch: Batch, width: int, size: FilledSize | None = None) -> 
     lengths = np.diff(starts)
     row = np.repeat(np.arange(len(lengths)), lengths)  # [places]
     packed, ends = np.arange(places), starts[1:] - 1
+    where, from_end = packed + (np.arange(len(lengths)) * width - starts[:-1])[row], ends[row] - packed
     layout = Layout(
-        torch.from_numpy(packed + (np.arange(len(lengths)) * width - starts[:-1])[row]),
-        torch.from_numpy(ends[row] - packed),
+        torch.from_numpy(where),
+        torch.from_numpy(from_end),
         torch.from_numpy(starts.astype(np.int32)),
         torch.from_numpy(ends),
         len(lengths),
         width,
+        tiles=torch.from_numpy(heavy_first(where, from_end, width)),
     )
     rows, count = None, places
     if not size.full:

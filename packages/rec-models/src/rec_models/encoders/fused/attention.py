@@ -23,9 +23,8 @@ from torch import Tensor
 
 from cce_kernels import hardware
 from cce_kernels.kernels.dot import dot
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.packing import TILE, Layout
 
-TILE = 64  # places
 _WARPS, _STAGES = 4, 2
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -39,6 +38,15 @@ class Heads(NamedTuple):
     def of(self, qkv: Tensor) -> int:
         """Width of a head."""
         return qkv.shape[1] // (3 * self.number)
+
+
+@triton.jit
+def _tile_of(order, ORDERED: tl.constexpr):
+    """Tile and head of a program of the grid (heads, tiles); `order` [tiles] is read with ORDERED."""
+    tile = tl.program_id(1)
+    if ORDERED:
+        tile = tl.load(order + tile)
+    return tile, tl.program_id(0)
 
 
 @triton.jit
@@ -64,11 +72,13 @@ def _seen(places, from_end, first, rows, num_rows, width, TILE: tl.constexpr, BE
 
 @triton.jit(do_not_specialize=["width"])
 def attention_forward_kernel(
-    qkv, places, from_end, out, lse_ptr, num_rows, width, scale,
+    qkv, places, from_end, order, out, lse_ptr, num_rows, width, scale,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of queries, heads); lse fp32 [H, T], to base 2."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Grid (heads, tiles of queries); lse fp32 [H, T], to base 2."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
@@ -101,11 +111,13 @@ def attention_forward_kernel(
 
 @triton.jit(do_not_specialize=["width"])
 def attention_query_kernel(
-    qkv, out, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
+    qkv, out, grad_out, places, from_end, order, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries, and delta fp32 [H, T]; grid (tiles of queries, heads), sums [tiles, 3 D]."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Gradient of the queries, and delta fp32 [H, T]; grid (heads, tiles of queries), sums [tiles, 3 D]."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
@@ -133,16 +145,18 @@ def attention_query_kernel(
     target = grad + rows.to(tl.int64)[:, None] * stride + head * HEAD + columns[None, :]
     tl.store(target, acc.to(grad.dtype.element_ty), mask=exists[:, None])
     acc = tl.where(exists[:, None], acc, 0.0)
-    tl.store(sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns, tl.sum(acc, 0))
+    tl.store(sums + (first // TILE).to(tl.int64) * sums_stride + head * HEAD + columns, tl.sum(acc, 0))
 
 
 @triton.jit(do_not_specialize=["width"])
 def attention_key_kernel(
-    qkv, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
+    qkv, grad_out, places, from_end, order, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys and values; grid (tiles of keys, heads), sums as above."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Gradients of keys and values; grid (heads, tiles of keys), sums as above."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
@@ -171,7 +185,7 @@ def attention_key_kernel(
     target = grad + wide + head * HEAD + columns[None, :]
     tl.store(target + HEADS * HEAD, grad_k.to(grad.dtype.element_ty), mask=exists[:, None])
     tl.store(target + 2 * HEADS * HEAD, grad_v.to(grad.dtype.element_ty), mask=exists[:, None])
-    mine = sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns
+    mine = sums + (first // TILE).to(tl.int64) * sums_stride + head * HEAD + columns
     tl.store(mine + HEADS * HEAD, tl.sum(grad_k, 0))
     tl.store(mine + 2 * HEADS * HEAD, tl.sum(grad_v, 0))
 
@@ -181,12 +195,18 @@ def num_tiles(num_rows: int) -> int:
     return -(-num_rows // TILE)
 
 
-def _options(qkv: Tensor, heads: Heads) -> dict[str, object]:
+def _options(qkv: Tensor, layout: Layout, heads: Heads) -> dict[str, object]:
     precision = "tf32x3" if qkv.dtype == torch.float32 else "as they are"
     return {
         "HEADS": heads.number, "HEAD": heads.of(qkv), "TILE": TILE, "CAUSAL": heads.causal,
+        "ORDERED": layout.tiles is not None,
         "PRECISION": "upcast" if hardware.is_interpreted(qkv.device) else precision,
     }  # fmt: skip
+
+
+def _orders(layout: Layout) -> tuple[Tensor, Tensor]:
+    """Of the tiles of queries and of those of keys; never read where the layout has none."""
+    return (layout.places, layout.places) if layout.tiles is None else (layout.tiles[0], layout.tiles[1])
 
 
 def launch_attention_forward(qkv: Tensor, layout: Layout, heads: Heads) -> tuple[Tensor, Tensor]:
@@ -194,9 +214,10 @@ def launch_attention_forward(qkv: Tensor, layout: Layout, heads: Heads) -> tuple
     num_rows, width = qkv.shape
     out = torch.empty(num_rows, width // 3, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty(heads.number, num_rows, dtype=torch.float32, device=qkv.device)
-    attention_forward_kernel[(num_tiles(num_rows), heads.number)](
-        qkv, layout.places, layout.from_end, out, lse, num_rows, layout.width, heads.of(qkv) ** -0.5,
-        **_options(qkv, heads), num_warps=_WARPS, num_stages=_STAGES,
+    queries, _ = _orders(layout)
+    attention_forward_kernel[(heads.number, num_tiles(num_rows))](
+        qkv, layout.places, layout.from_end, queries, out, lse, num_rows, layout.width, heads.of(qkv) ** -0.5,
+        **_options(qkv, layout, heads), num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return out, lse
 
@@ -210,13 +231,14 @@ def launch_attention_backward(
     """
     num_rows, tiles = qkv.shape[0], sums.shape[0]
     grad, delta = torch.empty_like(qkv), torch.empty_like(lse)
-    scale, options = heads.of(qkv) ** -0.5, _options(qkv, heads)
-    attention_query_kernel[(tiles, heads.number)](
-        qkv, out, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
-        sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
+    scale, options = heads.of(qkv) ** -0.5, _options(qkv, layout, heads)
+    queries, keys = _orders(layout)
+    attention_query_kernel[(heads.number, tiles)](
+        qkv, out, grad_out, layout.places, layout.from_end, queries, lse, delta, grad, sums, num_rows, layout.width,
+        scale, sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
-    attention_key_kernel[(tiles, heads.number)](
-        qkv, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
+    attention_key_kernel[(heads.number, tiles)](
+        qkv, grad_out, layout.places, layout.from_end, keys, lse, delta, grad, sums, num_rows, layout.width, scale,
         sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return grad
