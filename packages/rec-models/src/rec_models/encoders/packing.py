@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-
 TILE = 64  # places of a tile of `rec_models.encoders.fused.attention`
 
 
