@@ -23,7 +23,7 @@ def adam_tensors_kernel(
     tensors, grads, firsts, seconds, steps, sizes, rate, keep1, keep2, take1, take2, log2_keep1, log2_keep2, epsilon,
     decay, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of all tensors,); tuples of fp32 tensors and their numbers of elements; steps are fp32 [], from 1."""
+    """Grid (blocks of all tensors,); fp32 tensors and their numbers of elements, steps fp32 [], from 1."""
     block = tl.program_id(0)
     for i in tl.static_range(len(sizes)):
         blocks = tl.cdiv(sizes[i], BLOCK)

@@ -98,7 +98,7 @@ class TableAdam(torch.optim.Adam):
     def _update_others(self, group: dict[str, Any]) -> None:
         """All of a group that have a gradient, but the table, in one launch on an Ampere or newer, else by torch."""
         found: list[list[Tensor]] = [[] for _ in range(6)]
-        self._init_group(group, *found)
+        self._init_group(group, *found)  # type: ignore[no-untyped-call]
         tensors, grads, firsts, seconds, _, steps = found
         if not tensors:
             return
@@ -109,7 +109,8 @@ class TableAdam(torch.optim.Adam):
             launch_adam_tensors(tensors, [grad.contiguous() for grad in grads], firsts, seconds, steps, group)
         else:
             for tensor, grad, first, second, step in zip(tensors, grads, firsts, seconds, steps, strict=True):
-                adam_rows(*(part.view(1, -1) for part in (tensor, grad.contiguous(), first, second)), step, group)
+                rows = [part.view(1, -1) for part in (tensor, grad.contiguous(), first, second)]
+                adam_rows(rows[0], rows[1], rows[2], rows[3], step, group)
 
     def _update_table(self, grad: Tensor) -> None:
         state, group = self._state(), self.param_groups[-1]

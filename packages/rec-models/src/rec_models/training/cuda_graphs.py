@@ -125,10 +125,18 @@ class _Graph:
     graph: torch.cuda.CUDAGraph | None = None
     mean: Tensor | None = None  # where they write the loss
 
-    def copy_in(self, batch: StepBatch) -> None:
-        """Copy another batch of this size into that memory."""
+    def copy_in(self, batch: StepBatch, beside: torch.cuda.Stream) -> None:
+        """Copy another batch of this size into that memory; it leaves the host on a stream of its own.
+
+        The host is ahead, so that copy runs beside the step before, and what this step waits for stays on the GPU.
+        """
         if batch.buffer is not None and self.batch.buffer is not None:
-            self.batch.buffer.copy_(batch.buffer, non_blocking=True)
+            current = torch.cuda.current_stream(self.batch.buffer.device)
+            with torch.cuda.stream(beside):
+                arrived = batch.buffer.to(self.batch.buffer.device, non_blocking=True)
+            current.wait_stream(beside)
+            arrived.record_stream(current)
+            self.batch.buffer.copy_(arrived, non_blocking=True)
         else:
             torch._foreach_copy_(self.batch.tensors(), batch.tensors(), non_blocking=True)
 
@@ -152,6 +160,7 @@ class GraphedSteps:
         self._device = step_loss.encoder.item_table.device
         self._step = torch.zeros((), dtype=torch.int64, device=self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._ends: deque[torch.cuda.Event] = deque()
@@ -170,7 +179,7 @@ class GraphedSteps:
             known = self._graphs[size] = _Graph(batch.to(self._device))
             mean = self._launch(known.batch)
         else:
-            known.copy_in(batch)
+            known.copy_in(batch, self._beside)
             if known.graph is None or known.mean is None:
                 known.graph, known.mean = self._record(known.batch)
             known.graph.replay()
