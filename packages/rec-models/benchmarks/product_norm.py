@@ -53,7 +53,8 @@ def product_norm_kernel(
 
 def product_norm(
     left: Tensor, matrix: Tensor, bias: Tensor, stream: Tensor, gain: Tensor, shift: Tensor, eps: float,
-    dropout: Dropout, *, rows: int = 64, block_k: int = 64, warps: int = 16, stages: int = 2, registers: int | None = None,
+    dropout: Dropout, *, rows: int = 64, block_k: int = 64, warps: int = 16, stages: int = 2,
+    registers: int | None = None,
 ) -> Normed:  # fmt: skip
     """As `launch_norm_forward(stream, addmm(bias, left, matrix.t()), ...)`; matrix [D, K], D a power of two."""
     num_rows, inner = left.shape
