@@ -27,6 +27,7 @@ from rec_models.encoders.fused.attention import (
     launch_attention_forward,
     num_tiles,
 )
+from rec_models.encoders.fused.beside import Beside
 from rec_models.encoders.fused.residual import (
     Dropout,
     Embeddings,
@@ -159,6 +160,7 @@ class _Network(torch.autograd.Function):
         last = Dropout(seed, 2 * num_blocks, plan.dropout)
         grad_branch = torch.empty_like(grad, dtype=plan.products)
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
+        beside = Beside(grad.device)
         gradients: list[list[Tensor]] = []  # of each block's four matrices, the last block first
         for number in reversed(range(num_blocks)):
             block, had, mine = weights[number], ctx.kept.pop(), block_sums[number]
@@ -175,11 +177,9 @@ class _Network(torch.autograd.Function):
             grad_qkv = launch_attention_backward(
                 had.qkv, had.attended, had.lse, grad_branch @ block.out, layout, plan.heads, project_sums[number]
             )
-            gradients.append(
-                weight_gradients(
-                    (grad_qkv, grad_out, grad_inner, grad_outer), (had.normed1, had.attended, had.normed2, had.active)
-                )
-            )
+            grads = grad_qkv, grad_out, grad_inner, grad_outer
+            multiplied = had.normed1, had.attended, had.normed2, had.active
+            gradients.append(beside.run(weight_gradients, grads, multiplied))
             into: Tensor | Embeddings
             into = grad_branch = torch.empty_like(grad_branch, dtype=plan.products if number else torch.float32)
             if number == 0 and ctx.start is not None:
@@ -189,6 +189,7 @@ class _Network(torch.autograd.Function):
                 grad_qkv @ block.project, grad_stream, Normed(had.stream1, had.normed1, had.mean1, had.rstd1),
                 block.norm1, Dropout(seed, 2 * number, plan.dropout), norm1_sums, into, first=number == 0,
             )  # fmt: skip
+        beside.join()
         # The bias of a branch has the sum of its gradient, which the norm after it made.
         total, biases = column_sums(sums), column_sums(tile_sums).split(3 * width)
         found: list[Tensor] = []
