@@ -8,12 +8,18 @@ import os
 from pathlib import Path
 
 from cutrec.config_point import Config
-from cutrec.paths import DATA, live_checkout
+from cutrec.errors import StageError
+from cutrec.paths import DATA, SPLIT, live_checkout
 from pipelines import stage
 
 
 def main(settings: Config) -> None:
     """Draw the pictures, write the page and print the result."""
+    if Path(settings.split_folder) != SPLIT:
+        raise StageError(
+            f"split_folder: found {settings.split_folder}, allowed for the report: {SPLIT}, as the page describes the "
+            "log that the stage download read; `dvc repro evaluate` ends before it"
+        )
     from cutrec.reporting.summary import summary
     from cutrec.workflow.report import report
 

@@ -71,13 +71,13 @@ def time_steps(point: Config, split: Path) -> Row:
     import torch
 
     from cutrec.config import loss_settings, model_settings, training_settings
+    from cutrec.stores import read_store
     from cutrec.workflow import training_inputs as inputs
     from pipelines.paper.steps import step_fields
-    from rec_data.sequences.store import SequenceStore
     from rec_models.training.benchmark import measure_steps
 
     counts = torch.tensor(pq.read_table(split / "items.parquet", columns=["count"])["count"].to_numpy())
-    store = SequenceStore.open(split / "sequences" / "train.arrow")
+    store = read_store(split, "train")
     make = inputs.make_batches(point, store, len(counts))
     steps = len(make(0, point.train.devices)) // point.train.accumulate
     times = measure_steps(

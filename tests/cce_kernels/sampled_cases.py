@@ -8,7 +8,17 @@ import torch
 from rounding import allowed_error
 from torch.nn.functional import logsigmoid
 
-from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
+from cce_kernels import (
+    BCE,
+    GBCE,
+    InBatch,
+    Mixed,
+    Popularity,
+    Softmax,
+    Uniform,
+    draw_negatives,
+    sampled_linear_cross_entropy,
+)
 from cce_kernels.sampled.call import SampledCall, sampled_call
 from cce_kernels.sampled.draws import draw_ids, groups_of
 
@@ -65,6 +75,7 @@ def make(case: Case, device: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         "popularity": Popularity(counts.to(device), 0.7),
         "constant": Popularity(counts.to(device), logq=False),
         "in_batch": InBatch(),
+        "mixed": Mixed(others=Popularity(counts.to(device), 0.7), share=0.8),
     }
     tensors = {
         "hidden": hidden.to(device, case.dtype).requires_grad_(),
@@ -113,10 +124,7 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
         if case.sampler in ("uniform", "constant"):
             scores = scores + math.log(case.items - 1) - left.clamp(min=1).to(dtype).log()[:, None]
         else:
-            if case.sampler == "in_batch":
-                q = torch.bincount(targets[valid], minlength=case.items).to(dtype) / valid.sum().clamp(min=1)
-            else:
-                q = sampler.counts.to(dtype) ** 0.7 / (sampler.counts.to(dtype) ** 0.7).sum()
+            q = share_of(sampler, targets[valid], case.items)
             constant = torch.log1p(-q[safe]) - left.clamp(min=1).to(dtype).log()
             correction = torch.where(left > 0, constant, 0.0)[:, None] - q[ids].log()
             scores = scores + torch.where(valid[:, None], correction, 0.0)  # q is 0 where nothing counts
@@ -135,15 +143,29 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
     return [loss.detach(), *torch.autograd.grad((loss * tensors["upstream"].to(dtype)).sum(), leaves)]
 
 
+def share_of(sampler: Any, targets: torch.Tensor, items: int) -> torch.Tensor:
+    """Probabilities of the items, float64 [V], of a sampler with alpha 0.7, or targets that count."""
+    if isinstance(sampler, Popularity):
+        return sampler.counts.double() ** 0.7 / (sampler.counts.double() ** 0.7).sum()
+    batch = torch.bincount(targets, minlength=items).double() / max(len(targets), 1)
+    if not isinstance(sampler, Mixed):
+        return batch
+    return (1 - sampler.share) * batch + sampler.share * share_of(sampler.others, targets, items)
+
+
 def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], impl: str) -> list[torch.Tensor]:
     """Loss and gradients from the package."""
     loss = sampled_linear_cross_entropy(
         tensors["hidden"], tensors["weight"], tensors["targets"], bias=tensors.get("bias"), reduction="none",
         objective=objective_of(case), deterministic=case.deterministic, sparse_grad=case.sparse, impl=impl, **options,
     )  # fmt: skip
-    leaves = [tensors["hidden"], tensors["weight"]] + ([tensors["bias"]] if case.bias else [])
-    gradients = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves)
-    return [loss.detach(), *(x.to_dense() if x.is_sparse else x for x in gradients)]
+    return [loss.detach(), *gradients_of((loss * tensors["upstream"]).sum(), tensors)]
+
+
+def gradients_of(loss: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Dense gradients of hidden, weight and, if there is one, bias."""
+    leaves = [tensors[name] for name in ("hidden", "weight", "bias") if name in tensors]
+    return [x.to_dense() if x.is_sparse else x for x in torch.autograd.grad(loss, leaves)]
 
 
 def drawn_ids(call: SampledCall) -> torch.Tensor:
@@ -196,10 +218,16 @@ def assert_true(
     case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], device: str, impl: str = "triton"
 ) -> None:
     """As `assert_exact`, for the leaves of `make` after a change."""
-    truth = truth_of(case, tensors, options)
+    assert_near(case, tensors, device, ours(case, tensors, options, impl), truth_of(case, tensors, options))
+
+
+def assert_near(
+    case: Case, tensors: dict[str, torch.Tensor], device: str, found: list[torch.Tensor], truth: list[torch.Tensor]
+) -> None:
+    """A loss and the gradients of the leaves agree with those in float64 as far as the dtype's digits go."""
     sizes = score_size(case, tensors), case.dim, max(case.negatives, case.tokens), device
     names = ("loss", "hidden", "weight", "bias")
-    for name, got, exact in zip(names, ours(case, tensors, options, impl), truth, strict=False):
+    for name, got, exact in zip(names, found, truth, strict=False):
         dtype = {"hidden": case.dtype, "weight": case.dtype}.get(name, torch.float32)
         if name == "weight" and case.weight_dtype == torch.bfloat16:
             dtype = torch.bfloat16

@@ -12,6 +12,7 @@ from cce_kernels import (
     BCE,
     GBCE,
     InBatch,
+    Mixed,
     Popularity,
     Softmax,
     Uniform,
@@ -37,6 +38,8 @@ class Case:
     sharing: str = "tile"
     bias: bool = False
     softcap: float | None = None
+    temperature: float = 1.0
+    weighted: bool = False
     ignore_index: int = -100
     reduction: str = "mean"
     dtype: torch.dtype = torch.float64
@@ -48,6 +51,7 @@ class Case:
     def __str__(self) -> str:
         parts = [str(self.sampler or "full"), self.objective, self.sharing] if self.sampler else ["full"]
         parts += [self.reduction] + ["bias"] * self.bias + ["cap"] * (self.softcap is not None)
+        parts += ["cool"] * (self.temperature != 1) + ["weighted"] * self.weighted
         parts += ["ignore0"] * (self.ignore_index == 0) + ["deterministic"] * self.deterministic
         parts += [] if self.items == 203 else [f"V{self.items}"]
         return "-".join([*parts, str(self.dtype)[6:]])
@@ -66,7 +70,16 @@ CASES = [
         for sharing in ("none", "tile", "batch")
     ),
     Case("in_batch", ignore_index=0, bias=True, reduction="sum", items=70),
+    Case("mixed", ignore_index=0, bias=True, reduction="sum", items=70),
+    Case(temperature=0.4, bias=True, softcap=3.0),
+    *(Case(sampler, sharing=sharing, bias=True, temperature=0.4, reduction="none")
+      for sampler, sharing in (("uniform", "none"), ("popularity", "tile"))),
 ]  # fmt: skip
+WEIGHTED_CASES = [
+    replace(case, weighted=True, reduction=reduction)
+    for case in (Case(temperature=0.4), Case("popularity"), Case("uniform", "bce", "none", ignore_index=0, items=9))
+    for reduction in ("none", "sum", "mean")
+]
 
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -81,6 +94,9 @@ KERNEL_CASES = [
     (Case("popularity", dtype=BF16, weight_dtype=FP32, reduction="none", **SMALL), 2),
     (Case("in_batch", sharing="batch", dtype=FP16, weight_dtype=FP32, ignore_index=0, **SMALL), 2),
     (Case("uniform", "gbce", dtype=FP32, reduction="none", **SMALL), 2),
+    (Case(bias=True, softcap=3.0, temperature=0.4, dtype=FP32, items=70), 2),
+    (Case("popularity", temperature=0.4, dtype=FP32, bias=True, **SMALL), 2),
+    (Case("uniform", sharing="none", temperature=0.4, dtype=FP32, items=24, negatives=9), 2),
     (Case("uniform", "bce", sharing="none", dtype=FP32, items=24, negatives=9), 2),
 ]
 # A product of two 16-bit numbers is exact in fp32; what is rounded is p, before its product with rows, the mean of
@@ -108,6 +124,10 @@ def whole(case: Case, device: str = "cpu") -> dict[str, Any]:
         "bias": normal(case.items).to(device, case.weight_dtype or case.dtype) if case.bias else None,
         "grad": torch.rand(tokens, generator=generator, dtype=torch.float64).to(device, _sums(case)),
     }  # fmt: skip
+    if case.weighted:
+        tensors["token_weights"], tensors["item_weights"] = (
+            torch.rand(size, generator=generator, dtype=torch.float64).to(device) for size in (tokens, case.items)
+        )
     return {"targets": targets.to(device), "counts": counts.to(device), **tensors}
 
 
@@ -117,15 +137,16 @@ def _sums(case: Case) -> torch.dtype:
 
 def options_of(case: Case, inputs: dict[str, Any]) -> dict[str, Any]:
     if case.sampler is None:
-        return {"ignore_index": case.ignore_index, "softcap": case.softcap}
+        return {"ignore_index": case.ignore_index, "softcap": case.softcap, "temperature": case.temperature}
     samplers = {
         "uniform": Uniform(), "popularity": Popularity(inputs["counts"], 0.7), "in_batch": InBatch(),
+        "mixed": Mixed(others=Popularity(inputs["counts"], 0.7), share=0.8),
         "constant": Popularity(inputs["counts"], logq=False),
     }  # fmt: skip
     return {
         "num_negatives": case.negatives, "seed": 5, "step": 3, "sampler": samplers[case.sampler],
         "sharing": case.sharing,
-        "objective": {"softmax": Softmax(), "bce": BCE(), "gbce": GBCE(0.6)}[case.objective],
+        "objective": {"softmax": Softmax(case.temperature), "bce": BCE(), "gbce": GBCE(0.6)}[case.objective],
         "ignore_index": case.ignore_index, "deterministic": case.deterministic,
     } | ({"tile_tokens": TILE} if case.sharing == "tile" else {})  # fmt: skip
 
@@ -137,6 +158,8 @@ def call(case: Case, inputs: dict[str, Any], impl: str = "reference", **more: An
         x.detach().requires_grad_() for x in (inputs["hidden"], inputs["weight"], inputs["bias"]) if x is not None
     ]
     hidden, weight, *bias = leaves
+    if case.weighted:
+        more |= {name: inputs[name] for name in ("token_weights", "item_weights")}
     loss = function(
         hidden, weight, inputs["targets"], bias=bias[0] if bias else None, reduction=case.reduction, impl=impl,
         **options_of(case, inputs), **more,
@@ -165,6 +188,8 @@ def part(case: Case, inputs: dict[str, Any], rows: Rows) -> tuple[dict[str, Any]
 
     own = {name: None if inputs[name] is None else rows.of(inputs[name]) for name in ("weight", "bias")}
     mine = {"hidden": filled(inputs["hidden"], 0.3), "targets": filled(inputs["targets"], case.ignore_index)}
+    if case.weighted:
+        mine |= {"token_weights": filled(inputs["token_weights"], 0.6), "item_weights": inputs["item_weights"]}
     return own | mine | {"grad": filled(inputs["grad"], 0.7), "counts": inputs["counts"]}, tokens
 
 
@@ -211,7 +236,9 @@ def in_slices(
     for rows, (own, tokens) in zip(all_rows, parts, strict=True):
         if case.sampler is None:
             shard: Any = Slice(rows, targets)
-            losses.append(ShardedFull(shard, own["targets"], case.ignore_index, case.softcap, None, use_triton))
+            losses.append(
+                ShardedFull(shard, own["targets"], case.ignore_index, case.softcap, case.temperature, None, use_triton)
+            )
             continue
         offsets = torch.tensor([tokens.start for _, tokens in parts], device=targets.device)
         shard = Slice(rows, torch.cat((targets, offsets[:, None]), 1))

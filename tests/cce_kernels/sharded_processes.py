@@ -11,7 +11,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from sharded_cases import ALLOWED, CASES, KERNEL_CASES, Case, call, compare, expected_of, part, whole
+from sharded_cases import (
+    ALLOWED,
+    CASES,
+    KERNEL_CASES,
+    WEIGHTED_CASES,
+    Case,
+    call,
+    compare,
+    expected_of,
+    part,
+    whole,
+)  # fmt: skip
 
 from cce_kernels import Shard, Uniform, linear_cross_entropy, sampled_linear_cross_entropy
 
@@ -25,6 +36,35 @@ def run_case(case, device="cpu", impl="reference"):
     found = call(case, own, impl, shard=shard, **more)
     found[1] = torch.nan_to_num(found[1])
     return compare(shard.rows, tokens, found, expected_of(case, inputs))
+
+
+def log_sum_exp():
+    """The largest difference of the log-sum-exp of divided scores from that of one process."""
+    case = Case(temperature=0.4)
+    inputs, shard = whole(case), Shard(None, case.items)
+    own, tokens = part(case, inputs, shard.rows)
+    found, expected = (
+        linear_cross_entropy(x["hidden"], x["weight"], x["targets"], temperature=0.4, return_lse=True, **more)[1]
+        for x, more in ((own, {"shard": shard}), (inputs, {}))
+    )
+    return float((found[: tokens.stop - tokens.start] - expected[tokens]).abs().max())
+
+
+def gradient_of_token_weights():
+    """The largest difference of the gradient of a weighted mean from that of one process."""
+    case = Case(weighted=True)
+    inputs, shard = whole(case), Shard(None, case.items)
+    own, tokens = part(case, inputs, shard.rows)
+    gradients = []
+    for each, more in ((own, {"shard": shard}), (inputs, {})):
+        weights = each["token_weights"].requires_grad_()
+        loss = linear_cross_entropy(
+            each["hidden"], each["weight"], each["targets"], token_weights=weights, item_weights=each["item_weights"],
+            **more,
+        )  # fmt: skip
+        gradients += torch.autograd.grad(loss, weights)
+    mine = gradients[0][: tokens.stop - tokens.start]
+    return float((mine - gradients[1][tokens]).abs().max() / gradients[1].abs().max())
 
 
 def run_recorded(case, device):
@@ -79,7 +119,8 @@ def errors_of(rank):
         "tokens": lambda: linear_cross_entropy(
             hidden[: 3 + rank % 2], weight, targets[: 3 + rank % 2], shard=shard, check=True
         ),
-        "temperature": lambda: linear_cross_entropy(hidden, weight, targets, shard=shard, temperature=2.0),
+        "smoothing": lambda: linear_cross_entropy(hidden, weight, targets, shard=shard, label_smoothing=0.1),
+        "items": lambda: linear_cross_entropy(hidden, weight, targets, shard=shard, item_weights=weight[:, 0]),
         "sets": lambda: linear_cross_entropy(hidden, weight, targets[:, None], shard=shard),
         "target": lambda: linear_cross_entropy(hidden, weight, targets + 100, shard=shard, check=True),
         "offset": lambda: sampled_linear_cross_entropy(
@@ -96,7 +137,8 @@ def errors_of(rank):
 
 
 def on_cpu(rank):
-    found = {str(case): run_case(case) for case in CASES}
+    found = {str(case): run_case(case) for case in CASES + WEIGHTED_CASES}
+    found |= {"token weights": gradient_of_token_weights(), "log-sum-exp": log_sum_exp()}
     found["no tokens"] = no_tokens()
     return {"differences": found, "same": run_again(), "errors": errors_of(rank)}
 

@@ -1,8 +1,8 @@
 """Kernels compile for each architecture, and every entry of the tables of tiles fits the shared memory of a block.
 
 The kernels are compiled for the architecture without a GPU, as `benchmarks/registers.py` does it, up to the point where
-their shared memory is known: ptxas is left out, and LLVM is as well where no instructions are looked at. One process
-per architecture compiles every entry once per dtype.
+their shared memory is known; where instructions are looked at, up to PTX. One process per architecture compiles every
+entry once per dtype.
 """
 
 import json
@@ -35,8 +35,24 @@ from cce_kernels.sampled import tuning as tuning_sampled
 architecture = int(sys.argv[1])
 READ = {(80, torch.float32, 64), (80, torch.float32, 128), (90, torch.bfloat16, 64)}  # whose instructions are looked at
 compiler.CUDABackend.make_cubin = lambda *_: b"not needed"
-make_ptx, optimize = compiler.CUDABackend.make_ptx, compiler.llvm.optimize_module
+make_llir, make_ptx = compiler.CUDABackend.make_llir, compiler.CUDABackend.make_ptx
 read = False
+
+
+def make_llir_to_read(backend, source, metadata, options, capability):
+    if read:
+        return make_llir(backend, source, metadata, options, capability)
+    passes = compiler.ir.pass_manager(source.context)  # those of make_llir up to the one that gives shared memory
+    compiler.passes.ttgpuir.add_combine_tensor_select_and_if(passes)
+    compiler.passes.ttgpuir.add_allocate_warp_groups(passes)
+    compiler.passes.convert.add_scf_to_cf(passes)
+    compiler.passes.gluon.add_inliner(passes)
+    version = compiler.get_ptx_version_from_options(options, backend.target.arch)
+    compiler.nvidia.passes.ttgpuir.add_allocate_shared_memory_nv(passes, capability, version)
+    passes.run(source, "shared memory")
+    metadata |= dict.fromkeys(("tmem_size", "global_scratch_size", "profile_scratch_size"), 0)
+    metadata |= {"shared": source.get_int_attr("ttg.shared"), "global_scratch_align": 1, "profile_scratch_align": 1}
+    return ""
 
 
 def make_ptx_to_read(backend, source, metadata, *arguments):
@@ -46,8 +62,7 @@ def make_ptx_to_read(backend, source, metadata, *arguments):
     return ""
 
 
-compiler.CUDABackend.make_ptx = make_ptx_to_read
-compiler.llvm.optimize_module = lambda *arguments: optimize(*arguments) if read else None
+compiler.CUDABackend.make_llir, compiler.CUDABackend.make_ptx = make_llir_to_read, make_ptx_to_read
 pretend(architecture)
 found = []
 INSTRUCTIONS = {

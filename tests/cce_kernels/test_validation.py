@@ -9,6 +9,7 @@ from cce_kernels import (
     GBCE,
     InBatch,
     LinearCrossEntropy,
+    Mixed,
     Popularity,
     SampledLinearCrossEntropy,
     draw_negatives,
@@ -59,6 +60,10 @@ def refused(call, name):
         ("Popularity.counts", lambda: Popularity(torch.zeros(2))),
         ("Popularity.counts", lambda: Popularity(torch.tensor([-1.0, 5.0]))),
         ("Popularity.counts", lambda: Popularity(torch.tensor([float("nan"), 5.0]))),
+        ("Mixed.others", lambda: Mixed(others=InBatch())),
+        ("Mixed.others", lambda: Mixed(others=Popularity(torch.ones(2), logq=True))),
+        ("Mixed.share", lambda: Mixed(share=1.0)),
+        ("Mixed.share", lambda: Mixed(share="x")),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha=None)),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha="x")),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha=float("inf"))),
@@ -85,6 +90,21 @@ def test_numbers_are_numbers(inputs, name, value):
 def test_weights_are_floats_of_the_right_shape(inputs, name, value):
     assert M != V + 1
     refused(lambda: linear_cross_entropy(*inputs, **{name: value}), name)
+    refused(lambda: sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, **{name: value}), name)
+
+
+def test_a_sampled_loss_takes_one_target_per_token(inputs):
+    hidden, weight, targets = inputs
+    sets = targets[:, None].expand(-1, 3)
+    with pytest.raises(ValueError, match=r"targets: found 3 per token, allowed: one; repeat .* with token_weights=1/3"):
+        sampled_linear_cross_entropy(hidden, weight, sets, num_negatives=3, seed=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", None), ("weight", torch.zeros(())), ("ignore_index", "x")])
+def test_several_targets_are_read_after_the_checks(inputs, name, value):
+    hidden, weight, targets = inputs
+    arguments = {"weight": weight, "targets": targets[:, None].expand(-1, 3), name: value}
+    refused(lambda: linear_cross_entropy(hidden, **arguments), name)
 
 
 def test_smoothing_and_a_softcap_exclude_each_other(inputs):

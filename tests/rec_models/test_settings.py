@@ -11,12 +11,14 @@ from safetensors import safe_open
 
 from rec_models.config import LOSSES, BatchSettings, LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import CheckpointError, SettingsError
+from rec_models.losses import SAMPLERS
 from rec_models.training import checkpoint
 
 EVERYTHING = {
     "num_negatives": 512,
     "sampling": "popularity",
     "alpha": 0.5,
+    "catalogue_share": 0.25,
     "logq": True,
     "sharing": "tile",
     "tile_tokens": 32,
@@ -182,17 +184,18 @@ def test_a_contradiction_is_one_line_that_names_both_settings(settings, message)
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pick_keeps_what_each_loss_uses(loss):
-    ways = itertools.product(["uniform", "popularity", "in_batch"], ["none", "tile", "batch"], [False, True])
+    ways = itertools.product(list(SAMPLERS), ["none", "tile", "batch"], [False, True])
     for sampling, sharing, paper_faithful in ways:
         everything = EVERYTHING | {"sampling": sampling, "sharing": sharing, "paper_faithful": paper_faithful}
         picked = asdict(LossSettings.pick(loss, **everything))
-        assert list(picked) == list(OLD["loss"])
+        assert picked.keys() == {*OLD["loss"], "catalogue_share"}
         assert LossSettings(**picked) == LossSettings.pick(loss, **everything)
         assert picked["num_negatives"] == {"ce": None, "cce": None, "sce": None, "bce": 1}.get(loss, 512)
         sampled = loss in ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
         assert picked["sampling"] == (sampling if sampled else None)
         assert picked["sharing"] == (("none" if paper_faithful else sharing) if sampled else None)
-        assert picked["alpha"] == (0.5 if sampled and sampling == "popularity" else None)
+        assert picked["alpha"] == (0.5 if sampled and sampling.endswith("popularity") else None)
+        assert picked["catalogue_share"] == (0.25 if sampled and sampling.startswith("mixed") else None)
         assert picked["tile_tokens"] == (32 if picked["sharing"] == "tile" else None)
         assert picked["gbce_t"] == (0.5 if loss == "gbce" else None)
         assert picked["sce_buckets"] == (10 if loss == "sce" else None)
@@ -263,6 +266,7 @@ def test_a_file_of_an_older_version_loads_and_is_written_back_with_new_settings(
         header = file.metadata()
     expected = {**OLD, "model": OLD["model"] | {"initialization": "normal"}}
     expected["training"] = OLD["training"] | {"averaging": 0.0, "table": "replicated"}  # newer settings
+    expected["loss"] = OLD["loss"] | {"catalogue_share": None}
     del expected["weights"]
     assert header.pop("format") == "rec_models.model/2"
     assert {name: json.loads(text) for name, text in header.items()} == expected

@@ -1,4 +1,4 @@
-"""What is made of the losses of single targets: label smoothing, several targets, weights. Against float64."""
+"""What is made of the losses of single targets: label smoothing, several targets. Against float64."""
 
 import pytest
 import torch
@@ -67,26 +67,3 @@ def test_several_targets_share_the_distribution(
     sets[5, 1] = 40
     wrong = linear_cross_entropy(inputs.hidden, inputs.weight, sets, reduction="none", impl=impl, **options)
     assert wrong.isnan().nonzero().tolist() == [[5]]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("impl", ["triton", "reference"])
-@pytest.mark.parametrize(
-    ("which", "reduction"), [("tokens", "mean"), ("items", "none"), ("both", "mean"), ("both", "sum")]
-)
-def test_weights_multiply_losses(device: str, impl: str, reduction: str, which: str) -> None:
-    inputs = make(Case(18, 40, 64, FP32, scores="fitted"), device)
-    generator = torch.Generator().manual_seed(1)
-    of_tokens, of_items = (torch.rand(size, generator=generator).to(device) for size in (18, 40))
-    of_tokens[3] = torch.nan  # an ignored token
-    options = {"tokens": {"token_weights": of_tokens}, "items": {"item_weights": of_items}}
-    options["both"] = options["tokens"] | options["items"]
-    found = linear_cross_entropy(
-        inputs.hidden, inputs.weight, inputs.targets, reduction=reduction, impl=impl, **options[which]
-    )
-    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
-    factor = torch.where(inputs.targets >= 0, of_tokens.double() if which != "items" else 1.0, 0.0)
-    factor = factor * (of_items.double()[inputs.targets.clamp(min=0)] if which != "tokens" else 1.0)
-    truth = factor * torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, inputs.targets, reduction="none")
-    truth = {"none": truth, "sum": truth.sum(), "mean": truth.sum() / factor.sum()}[reduction]
-    check(inputs, found, exact, truth, allowed_error(score_size(inputs), 64, 40, device))

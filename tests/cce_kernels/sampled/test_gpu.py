@@ -18,7 +18,7 @@ SWEEP = pairwise(
         "dim": [16, 64, 100, 128, 256, 320, 512],
         "dtype": [FP32, BF16, FP16],
         "weight_dtype": [FP32, BF16],
-        "sampler": ["uniform", "popularity", "constant", "in_batch"],
+        "sampler": ["uniform", "popularity", "constant", "in_batch", "mixed"],
         "objective": ["softmax", "bce", "gbce"],
         "sharing": ["none", "tile", "batch"],
         "tokens": [1, 130],
@@ -68,7 +68,7 @@ def test_catalogue_of_two():
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch", "mixed"])
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
     assert_kernels_draw_the_ids_of_the_reference("cuda", sharing, sampler, 333, 301)
 

@@ -10,6 +10,7 @@ from cce_kernels import (
     BCE,
     GBCE,
     InBatch,
+    Mixed,
     Popularity,
     Softmax,
     Uniform,
@@ -56,7 +57,7 @@ def test_float64_keeps_what_a_softplus_adds_to_a_large_score(objective):
     assert abs(loss.item() - expected) <= 4 * 2.0**-53 * expected
 
 
-@pytest.mark.parametrize("sampler", [Popularity(COUNTS, 0.7), InBatch()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", [Popularity(COUNTS, 0.7), InBatch(), Mixed()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 def test_logq_has_the_gradient_of_the_corrected_logq_correction(sampler, sharing):
     """Khrylchenko et al., RecSys 2025 (arXiv 2507.09331): the positive is not sampled and takes no part in log q.
@@ -90,13 +91,44 @@ def sampler_share(sampler, targets):
     """The q that corrects the scores, or None."""
     if isinstance(sampler, Popularity) and sampler.logq is None:
         return COUNTS.double() ** sampler.alpha / (COUNTS.double() ** sampler.alpha).sum()
-    return torch.bincount(targets, minlength=V) / M if isinstance(sampler, InBatch) else None
+    if not isinstance(sampler, InBatch):
+        return None
+    batch = torch.bincount(targets, minlength=V).double() / M
+    if not isinstance(sampler, Mixed):
+        return batch
+    others = 1 / V if isinstance(sampler.others, Uniform) else sampler_share(sampler.others, targets)
+    return (1 - sampler.share) * batch + sampler.share * others
+
+
+def test_mixed_negatives_by_hand():
+    """Tokens with the targets 0, 1, 1 and 2 of four items, half of the draws uniform: q = (2, 3, 2, 1) / 8.
+
+    All scores are 0, so a negative n of a token with the target t adds (1 - q_t) / (N_m q_n) to the sum beside e^0.
+    """
+    targets = torch.tensor([0, 1, 1, 2])
+    zeros = torch.zeros(4, 2, dtype=torch.float64)
+    options = {"num_negatives": 7, "seed": 3, "sampler": Mixed(share=0.5)}
+    loss = sampled_linear_cross_entropy(zeros, zeros, targets, reduction="none", **options)
+    inverse = {0: 8 / 2, 1: 8 / 3, 2: 8 / 2, 3: 8 / 1}
+    rest = {0: 6 / 8, 1: 5 / 8, 2: 6 / 8}
+    expected = []
+    for target, ids in zip(targets.tolist(), draw_negatives(4, 4, targets=targets, **options).tolist(), strict=True):
+        kept = [item for item in ids if item != target]
+        expected.append(math.log(1 + rest[target] * sum(inverse[item] for item in kept) / len(kept)))
+    # q is exact; log q and log(1 - q) are fp32 numbers below 4.
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2.0**-22)
 
 
 @pytest.mark.parametrize("objective", [Softmax(), BCE(), GBCE(0.5)], ids=str)
 @pytest.mark.parametrize(
     "sampler",
-    [Uniform(), Popularity(COUNTS, 0.7), Popularity(COUNTS, logq=False), InBatch()],
+    [
+        Uniform(),
+        Popularity(COUNTS, 0.7),
+        Popularity(COUNTS, logq=False),
+        InBatch(),
+        Mixed(others=Popularity(COUNTS, 0.7), share=0.8),
+    ],
     ids=lambda s: type(s).__name__,
 )
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cce_kernels import (
     InBatch,
+    Mixed,
     Popularity,
     Uniform,
     draw_negatives,
@@ -74,6 +75,43 @@ def test_draws_follow_q(name, sharing):
     assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.parametrize("share", [0.2, 0.75])
+@pytest.mark.parametrize("others", [Uniform(), Popularity(torch.arange(30), 0.5)], ids=lambda s: type(s).__name__)
+def test_mixed_draws_follow_the_mixture(others, share):
+    targets = torch.randint(0, 12, (640,), generator=torch.Generator().manual_seed(0))
+    q = torch.ones(30, dtype=torch.float64) if isinstance(others, Uniform) else torch.arange(30).double() ** 0.5
+    q = share * q / q.sum() + (1 - share) * torch.bincount(targets, minlength=30) / 640
+    seen = torch.zeros(30, dtype=torch.float64)
+    for step in range(8):
+        ids = draw_negatives(
+            640, 30, num_negatives=400, seed=11, step=step, sharing="tile", sampler=Mixed(others=others, share=share),
+            targets=targets,
+        )  # fmt: skip
+        seen += torch.bincount(ids[::64].flatten(), minlength=30)
+    expected = q * 8 * 10 * 400
+    drawn = expected > 0
+    assert (seen[~drawn] == 0).all()
+    statistic = float(((seen - expected)[drawn] ** 2 / expected[drawn]).sum())
+    freedom = int(drawn.sum()) - 1
+    # As above. A step's 4,000 draws share its items, of which there are at least 2^15 * share: a tenth more variance.
+    assert abs(statistic - freedom) < 5 * (2 * 1.1 * freedom) ** 0.5
+
+
+def test_mixed_draws_for_parts_of_a_batch_what_it_draws_for_the_whole():
+    """With the targets of all parts, as ranks give them: places without one do not change what is drawn among."""
+    targets = torch.arange(10)
+    options = {"num_negatives": 50, "seed": 1, "step": 3}
+    whole = draw_negatives(10, 1000, targets=targets, sampler=Mixed(), **options)
+    assert ((whole < 10).sum() > 150) & ((whole >= 10).sum() > 150)
+    pool = torch.cat((targets[:4], torch.full((3,), -100), targets[4:], torch.full((3,), -100)))
+    for part in (slice(0, 4), slice(4, 10)):
+        ids = draw_negatives(
+            part.stop - part.start, 1000, targets=targets[part], row_offset=part.start, sampler=Mixed(pool=pool),
+            **options,
+        )  # fmt: skip
+        assert torch.equal(ids, whole[part])
+
+
 def test_who_shares():
     ids = draw_negatives(10, 1000, num_negatives=4, seed=1, sharing="tile", tile_tokens=4, row_offset=2)
     # Rows 2 .. 11 of the large batch: tiles are rows 0-3, 4-7 and 8-11.
@@ -120,7 +158,7 @@ def test_sampled_gradient_approaches_the_full_one():
     targets = torch.randint(0, 40, (8,), generator=generator)
     (exact,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), weight)
     counts = torch.randint(1, 9, (40,), generator=generator)
-    for sampler in (Uniform(), Popularity(counts)):
+    for sampler in (Uniform(), Popularity(counts), Mixed()):
         errors = []
         for negatives in (8, 128, 2048):
             mean = torch.zeros_like(exact)

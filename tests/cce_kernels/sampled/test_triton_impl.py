@@ -31,7 +31,7 @@ SWEEP = pairwise(
         "dim": [16, 20],
         "dtype": [FP32, BF16, FP16],
         "weight_dtype": [FP32, BF16],
-        "sampler": ["uniform", "popularity", "constant", "in_batch"],
+        "sampler": ["uniform", "popularity", "constant", "in_batch", "mixed"],
         "objective": ["softmax", "cool", "bce", "gbce"],
         "sharing": ["none", "tile", "batch"],
         "bias": [False, True],
@@ -84,7 +84,7 @@ def test_peaked_scores_match_float64(peak, sampler, sharing):
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch", "mixed"])
 @INTERPRETED
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
     assert_kernels_draw_the_ids_of_the_reference("cpu", sharing, sampler, 9, 31)

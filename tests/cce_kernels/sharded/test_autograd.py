@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sharded_cases import CASES
+from sharded_cases import CASES, WEIGHTED_CASES
 
 SCRIPT = Path(__file__).parents[1] / "sharded_processes.py"
 
@@ -31,7 +31,7 @@ def run(folder, kind):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_processes_together_are_one(reports, ranks):
     """Loss, dH, dW and db of every process, for every loss, sampler and sharing."""
-    names = [str(case) for case in CASES] + ["no tokens"]
+    names = [str(case) for case in CASES + WEIGHTED_CASES] + ["token weights", "log-sum-exp", "no tokens"]
     for found in reports[ranks]:
         assert list(found["differences"]) == names
         assert {name: error for name, error in found["differences"].items() if not error < 1e-10} == {}
@@ -49,8 +49,9 @@ def test_a_second_run_has_the_same_bits(reports, ranks):
         ("type", "shard: found int, allowed: a Shard or None"),
         ("sparse", "sparse_grad: found True with shard, allowed: False"),
         ("tokens", "targets: found 3, 4 tokens in the processes, allowed: as many in each"),
-        ("temperature", "temperature: found one with shard, allowed: without a sharded table"),
-        ("sets", "targets: found several per token with shard, allowed: without a sharded table"),
+        ("smoothing", "label_smoothing: found 0.1 with shard, allowed: 0"),
+        ("items", "item_weights: found the shape [64], allowed: [V], [100]"),
+        ("sets", "targets: found 1 per token with shard, allowed: one"),
         ("target", "targets: found an id out of range, allowed: [0, 100)"),
         ("offset", "row_offset: found a tensor [2] of torch.int64"),
     ],

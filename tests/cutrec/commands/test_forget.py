@@ -29,6 +29,7 @@ from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
 from rec_eval import read_evaluation
 from tests.small_log import decoded, naming, small_log, write_params
+from tests.split_parts import divide
 
 SETTINGS = {"dataset": "events.csv", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce", "train.max_epochs": 1}
 SETTINGS |= {"split.strategy": "leave_one_out"}  # everybody is tested
@@ -528,3 +529,16 @@ def test_a_kill_leaves_either_state_and_the_same_call_does_the_rest(run_once, tm
         assert not naming(data, shown[0])
     assert changes > 8
     SequenceStore.open(data / "split/sequences/train.arrow")
+
+
+def test_a_split_in_parts_is_refused_before_anything_is_written(checkout):
+    gone = shown_users()[0]
+    divide(checkout / "split", 2)
+    before = naming(checkout, gone)
+    cure = r"data/split: found a split in 2 parts, allowed: 1 here; remove it \(rm -r data/split\), run this again"
+    with pytest.raises(StageError, match=cure):
+        execute(["forget", "--user", gone])
+    assert naming(checkout, gone) == before
+    shutil.rmtree(checkout / "split")
+    execute(["forget", "--user", gone])
+    assert naming(checkout, gone) == []

@@ -20,6 +20,7 @@ from rec_data.sequences.store import SequenceStore
 from rec_models.inference import load, recommend
 from rec_models.training.checkpoint import ModelCheckpoint
 from tests.small_model import write_model, write_trained
+from tests.split_parts import divide
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,11 @@ def test_what_cannot_be_promoted_is_one_line(
     with pytest.raises(StageError, match=said) as caught:
         execute(["promote", *arguments])
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_in_parts_decides_as_one_part(checkout: Path, capsys: pytest.CaptureFixture[str]):
+    run(capsys)
+    write_model(checkout, seed=1)
+    one = run(capsys, "--dry-run", "--margin", "0.99")
+    divide(checkout / "data/split", 3)
+    assert run(capsys, "--dry-run", "--margin", "0.99") == one

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from cutrec.cli import execute
 from cutrec.config import loss_settings
 from cutrec.config_point import Config
 from cutrec.errors import StageError
-from cutrec.workflow import recommend, refit
+from cutrec.workflow import recommend, refit, scoring
+from cutrec.workflow.history_sources import SplitSource
+from rec_data.config import Split
+from rec_data.splits.split import split_log
 from rec_models.config import Train
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -27,6 +31,7 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from tests.old_model import write_old_model
 from tests.small_log import write_params
 from tests.small_model import SETTINGS, write_model
+from tests.split_parts import divide
 
 
 def decided(params: Path = Path("params.yaml")) -> Config:
@@ -590,3 +595,61 @@ def test_a_wrong_part_is_refused_in_one_line(arguments: list[str], said: str, tr
     with pytest.raises(StageError, match=said) as caught:
         execute(["recommend", *arguments])
     assert "\n" not in str(caught.value)
+
+
+def test_a_log_whose_split_is_in_parts_is_never_read_at_once(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    whole, some = run("--k", "3"), run("--k", "3", "--user", "5", "--user", "77")
+    divide(trained / "data/split", 3)
+    assert run("--k", "3", "--user", "5", "--user", "77").equals(some)
+    with monkeypatch.context() as patch:
+        patch.setattr(recommend, "read_histories", None)
+        for chunks in ("1000000", "500"):
+            patch.setattr(scoring, "CHUNK_EVENTS", int(chunks))
+            execute(["recommend", "--k", "3", "--out", f"lists{chunks}"])
+            found = pl.read_parquet(f"lists{chunks}/*.parquet").sort("user_id", "rank")
+            assert found.drop("score").equals(whole.sort("user_id", "rank").drop("score"))
+            assert Path(f"lists{chunks}/_SUCCESS").is_file()
+    assert "note: the split is in 3 parts, so lists are written in parts too (--part 1/1)" in capsys.readouterr().err
+    with pytest.raises(StageError, match=r"--out: found out/top.csv, allowed for a split in parts: a folder"):
+        execute(["recommend", "--out", "out/top.csv"])
+    with pytest.raises(StageError, match=r"data/split: found a split in 3 parts, allowed: 1 here; --refit trains on"):
+        run("--refit")
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_without_a_log_histories_are_those_of_the_split(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, parts: int
+):
+    """Of leave-one-out: train and the two items that are held out, so they are those of the log."""
+    split = trained / "elsewhere"
+    split.mkdir()
+    split_log(trained / "data/download/log.parquet", split, Split(strategy="leave_one_out", min_user_count=1))
+    shutil.copyfile(split / "items.parquet", trained / "data/split/items.parquet")
+    write_params(trained, SETTINGS | {"split_folder": "elsewhere"})
+    write_model(trained)
+    whole, some = run("--k", "3"), run("--k", "3", "--user", "5", "--user", "77")
+    (trained / "data/download/log.parquet").unlink()
+    divide(split, parts)
+    opened = []
+    monkeypatch.setattr(SplitSource, "_open", lambda self, number: opened.append(number) or opens(self, number))
+    assert run("--k", "3", "--user", "5", "--user", "77", "--user", "nobody").equals(some)
+    assert set(opened) == {1 + zlib.crc32(user) % parts for user in (b"5", b"77")}
+    said = capsys.readouterr().err
+    assert "note: no data/download/log.parquet: histories are those of elsewhere, up to the last target" in said
+    assert "note: users that elsewhere does not hold: 'nobody'" in said
+    if parts == 1:
+        found = run("--k", "3")
+    else:
+        monkeypatch.setattr(scoring, "CHUNK_EVENTS", 300)
+        execute(["recommend", "--k", "3", "--out", "lists"])
+        assert len(list(Path("lists").glob("*.parquet"))) > parts
+        found = pl.read_parquet("lists/*.parquet")
+        with pytest.raises(StageError, match=r"--part: found 1/2, allowed without a log: I/3, as elsewhere has 3"):
+            execute(["recommend", "--part", "1/2", "--out", "others"])
+    order = ["user_id", "rank"]
+    assert found.drop("score").sort(order).equals(whole.drop("score").sort(order))
+
+
+opens = SplitSource._open

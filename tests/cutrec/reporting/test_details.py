@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from cutrec.reporting import details
-from rec_eval import LogCounts, evaluate
+from rec_eval import LogCounts, ShownItems, evaluate
 
 COUNTS = np.array([10, 8, 4, 2, 1])
 TARGETS = np.array([3, 0, 4, 1])
@@ -23,20 +24,25 @@ def lists(*heads: list[int]) -> np.ndarray:
     return np.array([head + [-1] * (10 - len(head)) for head in heads], dtype=np.int32)
 
 
-def make_rankings(users: int = 4, **changes: Any) -> details.Rankings:
+RANKED = {"model": lists([3, 2], [2, 0], [1], [0, 1]), "popularity": lists([0, 1], [0, 1], [0, 1], [0, 1])}
+
+
+def make_rankings(users: int = 4, item_names: Sequence[str] = "abcde", **changes: Any) -> details.Rankings:
     """The first users of the example."""
-    ranked = {"model": lists([3, 2], [2, 0], [1], [0, 1]), "popularity": lists([0, 1], [0, 1], [0, 1], [0, 1])}
-    ranked = {name: ids[:users] for name, ids in ranked.items()}
+    ranked = {name: ids[:users] for name, ids in RANKED.items()}
     reference = LogCounts(np.array([3, 3, 2, 1, 1]), 4)
+    names = pa.array(list(item_names))
+    shown = zip(["ann", "bob", "cid", "<dee>"][:users], HISTORIES, TARGETS.tolist(), ranked["model"], strict=False)
     rankings = details.Rankings(
-        lists=ranked,
         results={name: evaluate(ids, TARGETS[:users], [1, 10], reference) for name, ids in ranked.items()},
+        shown={name: ShownItems.of(ids, [1, 10], len(COUNTS)) for name, ids in ranked.items()},
         targets=TARGETS[:users],
-        offsets=np.cumsum([0, *map(len, HISTORIES[:users])]),
-        history=np.array([item for history in HISTORIES[:users] for item in history]),
+        lengths=np.array([len(history) for history in HISTORIES[:users]]),
         counts=COUNTS,
-        user_names=pa.array(["ann", "bob", "cid", "<dee>"][:users]),
-        item_names=pa.array(["a", "b", "c", "d", "e"]),
+        examples=[
+            details.example(user, np.array(history), target, ids, counts=COUNTS, item_names=names)
+            for user, history, target, ids in shown
+        ],
     )
     return dataclasses.replace(rankings, **changes)
 

@@ -33,7 +33,7 @@ from cutrec.workflow.report import report
 from rec_data.raw.titles import Titles
 from rec_eval import Baseline, LogCounts, evaluate
 from rec_eval.config import Evaluate
-from tests.cutrec.reporting.test_details import make_rankings
+from tests.cutrec.reporting.test_details import RANKED, make_rankings
 
 LOG = LogCounts(np.array([3, 3, 2, 1, 1]), 4)
 PICTURES = {
@@ -384,9 +384,7 @@ def test_code_that_differs_from_its_revision_is_named(tmp_path: Path, monkeypatc
 
 
 def test_ids_of_the_log_are_text_and_no_markup(make: Make):
-    import pyarrow as pa
-
-    names = pa.array(["<script>alert(1)</script>", '"><b>', "c", "d", "e"])
+    names = ["<script>alert(1)</script>", '"><b>', "c", "d", "e"]
     html = html_of(make(rankings=make_rankings(item_names=names)))
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
@@ -399,10 +397,10 @@ def test_days_and_metrics_beyond_accuracy_are_shown_where_there_are_any(make: Ma
     assert "Days from the user's last event to the target" not in text
     assert "Unexpectedness" not in text
     rankings = make_rankings(days=np.array([0, 3, 3, 40]))
-    baseline = Baseline(rankings.lists["popularity"], rankings.counts)
+    baseline = Baseline(RANKED["popularity"], rankings.counts)
     results = {
         name: evaluate(ids, rankings.targets, [1, 10], LOG, baseline=baseline, groups=np.array([0, 0, 1, 1, -1]))
-        for name, ids in rankings.lists.items()
+        for name, ids in RANKED.items()
     }
     run = make(rankings=dataclasses.replace(rankings, results=results))
     page.draw(run, tmp_path)

@@ -60,12 +60,13 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
     """Of every loss and way to draw: what changes the settings of training changes the key of the result."""
     changes: dict[str, Any] = {
         "impl": "reference", "num_negatives": 7, "negatives.alpha": 0.5, "negatives.logq": False,
+        "negatives.catalogue_share": 0.25,
         "negatives.tile_tokens": 32, "losses.gbce.t": 0.1, "losses.sce.buckets": 7, "losses.sce.bucket_size_x": 7,
         "losses.sce.bucket_size_y": 7, "losses.sce.mix_x": False, "backbone.dropout": 0.3, "backbone.blocks": 1,
         "train.learning_rate": 0.5, "train.accumulate": 3, "train.max_epochs": 3, "train.compile": True,
     }  # fmt: skip
     sampled = [name for name, loss in LOSSES.items() if loss.sampled]
-    ways = itertools.product(sampled, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
+    ways = itertools.product(sampled, ("uniform", "popularity", "in_batch", "mixed"), ("none", "tile"), (False, True))
     cases = [*ways, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
     makers = (loss_settings, model_settings, training_settings)
     for loss, sampling, sharing, faithful in cases:

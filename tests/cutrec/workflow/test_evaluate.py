@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from cutrec.config_point import Config, Report
+from cutrec.errors import StageError
 from cutrec.workflow import evaluate
+from cutrec.workflow.measured import reference_log
 from cutrec.workflow.recommendations import write_recommendations
 from rec_data.config import Split
 from rec_data.sequences.store import write_store
@@ -24,6 +27,7 @@ from rec_models.encoders import build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import cpu_name
 from tests.small_log import small_log
+from tests.split_parts import divide
 
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):
@@ -66,7 +70,7 @@ def test_the_reference_log_is_the_one_that_was_asked_for(
     sequences: Path, reference: str, faithful: bool, counts: list[int]
 ):
     point = dataclasses.replace(Config(), paper_faithful=faithful, evaluate=Evaluate(reference=reference))
-    assert evaluate.reference_log(point, sequences.parent, 4).user_counts.tolist() == counts
+    assert reference_log(point, sequences.parent, 4).user_counts.tolist() == counts
 
 
 def test_the_table_has_a_row_for_each_k_and_a_column_for_each_metric_of_both_rankings(tmp_path: Path):
@@ -95,9 +99,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, out: Path, dataset: str) -> Path:
+def run(folder: Path, out: Path, dataset: str, model: Path | None = None) -> Path:
     config = Config(dataset=dataset, split=Split(strategy="leave_one_out"), evaluate=Evaluate(k=(1, 10, 50)))
-    evaluate.evaluate(config, folder / "split", folder / "model.safetensors", out)
+    evaluate.evaluate(config, folder / "split", model or folder / "model.safetensors", out)
     return out
 
 
@@ -183,3 +187,58 @@ def test_a_twin_writes_no_accuracy(trained: Path, tmp_path: Path):
     assert pl.read_csv(out / "metrics_at_k.csv").columns == ["k"]
     assert [path.name for path in (out / "details").iterdir()] == ["memory.json"]
     assert not list((out / "tensorboard").rglob("events.*"))
+
+
+@pytest.fixture(scope="module")
+def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split in which users have several targets."""
+    folder = tmp_path_factory.mktemp("several")
+    settings = Split(strategy="leave_one_out", holdout=2, target="successive", seen_targets="drop")
+    split_log(trained / "log.parquet", folder, settings)
+    return folder
+
+
+@pytest.mark.parametrize(("filter_seen", "numbers"), [(True, (2, 5)), (False, (25,))])
+def test_a_split_in_parts_has_the_results_of_one_part(
+    trained: Path, several: Path, tmp_path: Path, filter_seen: bool, numbers: tuple[int, ...]
+):
+    """Also where parts are empty: there are 60 users."""
+    config = Config(
+        dataset="log.parquet",
+        split=Split(strategy="leave_one_out"),
+        evaluate=Evaluate(k=(1, 10), filter_seen=filter_seen, batch_users=16),
+    )
+    for parts in (1, *numbers):
+        split = divide(Path(shutil.copytree(several, tmp_path / f"split{parts}")), parts)
+        evaluate.evaluate(config, split, trained / "model.safetensors", tmp_path / str(parts))
+    one = tmp_path / "1"
+    names = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    same = {name for name in names if name.suffix in (".csv", ".json", ".parquet")}
+    same -= {Path("metrics.json"), Path("recommendations.parquet"), Path("details/memory.json")}
+    assert len(same) == 8
+    lists = pl.read_parquet(one / "recommendations.parquet")
+    measured = {"rank_seconds", "users_per_second"}
+    for parts in numbers:
+        out = tmp_path / str(parts)
+        for name in same:
+            assert (out / name).read_bytes() == (one / name).read_bytes(), name
+        found, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (out, one))
+        assert {key: found[key] for key in found.keys() - measured} == {
+            key: expected[key] for key in expected.keys() - measured
+        }
+        rows = pl.read_parquet(out / "recommendations.parquet").sort("user_id", maintain_order=True)
+        assert rows.drop("score").equals(lists.drop("score"))
+        assert rows["score"].to_numpy() == pytest.approx(lists["score"].to_numpy(), rel=1e-5, abs=1e-6)
+
+
+def test_a_part_that_is_missing_or_of_another_run_is_named(trained: Path, tmp_path: Path):
+    split = divide(Path(shutil.copytree(trained / "split", tmp_path / "split")), 3)
+    other = divide(Path(shutil.copytree(trained / "split", tmp_path / "other")), 3, run="another")
+    part = "sequences/test/part-00002-of-00003.arrow"
+    shutil.copyfile(other / part, split / part)
+    with pytest.raises(StageError, match=r"part-00002-of-00003.arrow is of another run"):
+        run(tmp_path, tmp_path / "evaluate", "log.parquet", trained / "model.safetensors")
+    (split / part).unlink()
+    with pytest.raises(StageError, match=r"found 2 of 3 parts, missing: part-00002-of-00003.arrow"):
+        run(tmp_path, tmp_path / "evaluate", "log.parquet", trained / "model.safetensors")
+    assert not (tmp_path / "evaluate").exists()

@@ -11,6 +11,7 @@ from cutrec.decide import Facts
 from cutrec.errors import ConfigError
 from cutrec.workflow.plan import plan, sizes_from, sizes_of
 from rec_models.planning import Calibration
+from tests.split_parts import divide
 
 
 def test_an_epoch_counts_optimizer_steps():
@@ -63,6 +64,8 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     assert sizes.items == summary["items"]
     assert 2 <= sizes.mean_length <= 4
     assert sizes.steps == 5
+    divide(tmp_path / "data/split", 3)
+    assert sizes_of(from_mapping({"batch_size": 32, "max_seq_len": 4})) == sizes
     logs = "movielens_20m, beauty, zvuk, megamarket, 30music, gowalla, completejourney"
     known = f"{logs}, twin:NAME or twin:NAME@SCALE of one of them"
     with pytest.raises(ConfigError, match=f"dataset: found 'nope', allowed: {known}, demo, whose split is in data/sp"):

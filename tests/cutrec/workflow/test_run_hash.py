@@ -83,3 +83,13 @@ def test_training_reads_the_kernels_and_no_reporting(folder: Path):
         assert any(module.startswith(name) for module in code), name
     assert not [name for name in code if name.startswith(("cutrec/reporting", "cutrec/commands"))]
     assert all(path.is_file() for path in code.values())
+
+
+def test_a_part_of_the_split_that_changed_is_another_run(folder: Path):
+    whole = hashed(folder)
+    sequences = folder / "split" / "sequences"
+    (sequences / "train").mkdir()
+    (sequences / "train.arrow").rename(sequences / "train" / "part-00001-of-00001.arrow")
+    parts = hashed(folder)
+    (sequences / "train" / "part-00001-of-00001.arrow").write_text("other")
+    assert len({whole, parts, hashed(folder)}) == 3

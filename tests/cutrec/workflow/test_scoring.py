@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cutrec.errors import StageError
-from cutrec.workflow import scoring
+from cutrec.workflow import history_sources
+from cutrec.workflow.history_sources import LogSource
 from cutrec.workflow.recommend import recommend
 from cutrec.workflow.scoring import Scored, score_part
 from rec_data.sequences.histories import read_histories
@@ -48,10 +49,8 @@ def write_log(path: Path, *, text: bool = False, users: int = 40, rows: int = 30
 
 def score(encoder: Encoder, log: Path, out: Path, part: Part, job: dict[str, Any] = JOB, **options: Any) -> Scored:
     out.mkdir(exist_ok=True)
-    return score_part(
-        encoder, ITEMS, log, out, part, job, tie_seed=options.pop("tie_seed", 3), k=4, batch_users=16, keep_seen=False,
-        **options,
-    )  # fmt: skip
+    source = LogSource(log, ITEMS, options.pop("tie_seed", 3))
+    return score_part(encoder, ITEMS, source, out, part, job, k=4, batch_users=16, keep_seen=False, **options)
 
 
 @given(text=st.booleans(), parts=st.integers(1, 9), chunk=st.integers(5, 400), ties=st.sampled_from([None, 3]))
@@ -79,7 +78,7 @@ def test_a_killed_part_goes_on_and_a_complete_one_is_left_as_it_is(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     log, out, part = write_log(tmp_path / "log.parquet"), tmp_path / "out", Part(1, 2)
-    read = scoring.read_histories
+    read = history_sources.read_histories
     calls = []
 
     def killed(*arguments: Any, **options: Any) -> Any:
@@ -88,7 +87,7 @@ def test_a_killed_part_goes_on_and_a_complete_one_is_left_as_it_is(
             raise KeyboardInterrupt
         return read(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "read_histories", killed)
+    monkeypatch.setattr(history_sources, "read_histories", killed)
     with pytest.raises(KeyboardInterrupt):
         score(encoder, log, out, part, chunk_events=30)
     (out / ".tmp-part-00001-of-00002").mkdir()  # as SIGKILL leaves it

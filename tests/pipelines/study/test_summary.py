@@ -122,7 +122,7 @@ def test_a_page_without_a_place_for_the_table_is_refused():
         with_accuracy("# A page\n", [])
 
 
-NOT_OF_THE_STUDY = ("none", "paper", "plain", "sparse", "dense", "long")
+NOT_OF_THE_STUDY = ("none", "paper", "plain", "sparse", "dense", "long", "yambda")
 
 
 def test_the_presets_are_what_the_study_chose():

@@ -229,6 +229,63 @@ def test_zvuk_and_megamarket(mirror, folders):
     assert fetch("megamarket", mirror)[0] == [(1, 3, 1672617600), (3, 5, 1672617600)]
 
 
+@pytest.fixture
+def yambda():
+    """The unified file of events, as the dataset card describes it; the others hold the rows of one event each."""
+    unsigned = {"uid": pl.UInt32, "item_id": pl.UInt32, "timestamp": pl.UInt32, "is_organic": pl.UInt8}
+    rows = [
+        (100, 9390623, 0, 1, "listen", 100, 180),
+        (100, 7, 5, 0, "listen", 49, 200),
+        (100, 7, 10, 0, "like", None, None),
+        (100, 7, 86400, 1, "listen", 50, 200),
+        (100, 7, 86405, 1, "unlike", None, None),
+        (1000000, 22, 26000000, 0, "listen", 159, 60),
+    ]
+    kinds = pl.Enum(["listen", "like", "dislike", "unlike", "undislike"])
+    more = {"event_type": kinds, "played_ratio_pct": pl.UInt16, "track_length_seconds": pl.UInt32}
+    return pl.DataFrame(rows, schema=unsigned | more, orient="row")
+
+
+@pytest.mark.parametrize("folder", ["", "yambda/"])
+@pytest.mark.parametrize("unified", [False, True])
+def test_yambda(mirror, yambda, folder, unified):
+    path = mirror / folder / "flat/50m"
+    path.mkdir(parents=True)
+    if unified:
+        yambda.write_parquet(path / "multi_event.parquet")
+    else:
+        listens = yambda.filter(pl.col("event_type") == "listen").drop("event_type")
+        listens.write_parquet(path / "listens.parquet")
+        likes = yambda.filter(pl.col("event_type") == "like")
+        likes.select("uid", "item_id", "timestamp", "is_organic").write_parquet(path / "likes.parquet")
+    rows, summary = fetch("yambda_50m", mirror)
+    year_2000 = int(dt.datetime(2000, 1, 1, tzinfo=dt.UTC).timestamp())
+    times = [year_2000 + after for after in (0, 86400, 26000000)]
+    assert rows == [(100, 9390623, times[0], 100.0), (100, 7, times[1], 50.0), (1000000, 22, times[2], 159.0)]
+    assert (summary["rows_read"], summary["rows"], summary["timestamp_unit"]) == (6 if unified else 4, 3, "s")
+    assert len(fetch("yambda_50m", mirror, min_rating=0)[0]) == 4
+    assert [row[:3] for row in fetch("yambda_50m_likes", mirror)[0]] == [(100, 7, year_2000 + 10)]
+    with pytest.raises(DataError, match=r"holds no yambda/flat/5b/listens\.parquet or flat/5b/listens\.parquet or "):
+        fetch("yambda_5b", mirror)
+    yambda.drop("timestamp", "event_type").write_parquet(path / "listens.parquet")
+    with pytest.raises(DataError, match="has no column 'timestamp'"):
+        fetch("yambda_50m", mirror)
+
+
+def test_yambda_is_downloaded_from_its_folder(server, tmp_path, monkeypatch, yambda):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    yambda.filter(pl.col("event_type") == "listen").drop("event_type").write_parquet(tmp_path / "listens.parquet")
+    address = "/datasets/yandex/yambda/resolve/main/flat/500m/listens.parquet"
+    server.files[address] = (tmp_path / "listens.parquet").read_bytes()
+    raw = SOURCES["yambda_500m"].raws[0]
+    assert raw.address == "https://huggingface.co" + address
+    local = dataclasses.replace(raw, address=server.url + address)
+    monkeypatch.setitem(SOURCES, "yambda_500m", dataclasses.replace(SOURCES["yambda_500m"], raws=(local,)))
+    fetch_log("yambda_500m", tmp_path / "log.parquet", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log.parquet").height == 3
+    assert (tmp_path / "cache/yambda/flat/500m/listens.parquet").exists()
+
+
 THIRTY = {"user_id": [1], "item_id": [2], "timestamp": [1390231051], "playtime": [3]}
 CHECKED_IN = {"userId": [1], "locationId": [2], "checkInTime": ["2010-10-19T23:55:27Z"], "relevant": [1]}
 

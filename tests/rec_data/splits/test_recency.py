@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rec_data.arrays import Int64s
 from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.splits.forget import forget_users
@@ -29,12 +30,16 @@ def write_log(path: Path, gaps: list[float], ticks: int = 1, start: int = START)
     return path
 
 
+def days_of(split: Path) -> Int64s | None:
+    return days_since_last(split / "test.parquet", split / "summary.json")
+
+
 @pytest.mark.parametrize("ticks", [1, 1000, 10**6], ids=["s", "ms", "us"])
 def test_days_of_every_unit(tmp_path: Path, ticks: int):
     (tmp_path / "split").mkdir()
     log = write_log(tmp_path / "log.parquet", [0.5, 1, 7.9, 30], ticks)
     split_log(log, tmp_path / "split", Split(strategy="leave_one_out"))
-    days = days_since_last(tmp_path / "split" / "test.parquet")
+    days = days_of(tmp_path / "split")
     assert days is not None
     assert days.tolist() == [0, 1, 7, 30]
     exported = pl.read_parquet(tmp_path / "split" / "test.parquet")
@@ -52,7 +57,7 @@ def test_targets_that_are_not_the_last_event_have_their_own_time(
         validation_users=0.2,
     )  # fmt: skip
     split_log(log, tmp_path / "split", settings)
-    days = days_since_last(tmp_path / "split" / "test.parquet")
+    days = days_of(tmp_path / "split")
     assert days is not None
     users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"].str.slice(1).cast(int)
     tested = users.gather(pl.read_parquet(tmp_path / "split" / "test.parquet")["user_id"]).to_list()
@@ -68,7 +73,7 @@ def test_a_log_of_positions_has_no_days(tmp_path: Path):
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "log.parquet")
     split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"))
-    assert days_since_last(tmp_path / "split" / "test.parquet") is None
+    assert days_of(tmp_path / "split") is None
 
 
 def test_forgotten_users_leave_the_days_of_the_others(tmp_path: Path):
@@ -77,16 +82,16 @@ def test_forgotten_users_leave_the_days_of_the_others(tmp_path: Path):
     log = write_log(tmp_path / "log.parquet", [0.0, 1.0, 5.0, 30.0])
     split_log(log, tmp_path / "split", Split(strategy="leave_one_out"))
     forget_users(tmp_path / "split", tmp_path / "less", pl.Series(["u1"]).to_arrow())
-    days = days_since_last(tmp_path / "less" / "test.parquet")
+    days = days_of(tmp_path / "less")
     assert days is not None
     assert days.tolist() == [0, 5, 30]
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"test\.parquet cannot be read"):
-        days_since_last(tmp_path / "test.parquet")
+        days_of(tmp_path)
     (tmp_path / "summary.json").write_text('{"clock": true, "timestamp_unit": "s"}')
     np.save(tmp_path / "test.parquet.npy", np.zeros(1))
     (tmp_path / "test.parquet.npy").rename(tmp_path / "test.parquet")
     with pytest.raises(DataError, match=r"test\.parquet cannot be read"):
-        days_since_last(tmp_path / "test.parquet")
+        days_of(tmp_path)

@@ -91,7 +91,7 @@ UNTRAINABLE = {
 
 @pytest.mark.parametrize("case", UNTRAINABLE)
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path, case, monkeypatch):
-    monkeypatch.setattr("rec_data.splits.strategies.choose_users", lambda users, share, seed: np.array([3]))
+    monkeypatch.setattr("rec_data.splits.decide.choose_users", lambda users, share, seed: np.array([3]))
     settings, rows, message = UNTRAINABLE[case]
     log = write_log(tmp_path / "log.parquet", rows)
     (tmp_path / "split").mkdir()

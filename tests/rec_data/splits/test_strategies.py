@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rec_data.errors import DataError
 from rec_data.splits.sorted_log import SortedLog
-from rec_data.splits.strategies import leave_one_out, temporal
+from tests.rec_data.splits.whole import leave_one_out, temporal
 
 
 def log_of(histories):
@@ -39,7 +39,7 @@ BY_HAND = {
 
 
 def test_temporal_by_hand(monkeypatch):
-    monkeypatch.setattr("rec_data.splits.strategies.choose_users", lambda users, share, seed: np.array([3]))
+    monkeypatch.setattr("rec_data.splits.decide.choose_users", lambda users, share, seed: np.array([3]))
     parts = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0)
     assert parts.boundary_time == 7
     assert as_dict(parts.train) == {
@@ -98,7 +98,7 @@ def test_refusals_of_validation_in_time(histories, message):
 
 
 def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
-    monkeypatch.setattr("rec_data.splits.strategies.choose_users", lambda users, share, seed: np.array([1, 2]))
+    monkeypatch.setattr("rec_data.splits.decide.choose_users", lambda users, share, seed: np.array([1, 2]))
     log = log_of({0: [(0, 1), (1, 2), (0, 9)], 1: [(0, 1), (5, 2), (1, 9)], 2: [(1, 1), (0, 2)]})
     parts = temporal(log, test_fraction=0.2, validation_users=0.5, seed=0)
     assert as_dict(parts.validation) == {2: ([1], 0)}
@@ -108,7 +108,7 @@ def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
 
 
 def test_temporal_as_the_paper_did(monkeypatch):
-    monkeypatch.setattr("rec_data.splits.strategies.choose_users", lambda users, share, seed: np.array([3, 8]))
+    monkeypatch.setattr("rec_data.splits.decide.choose_users", lambda users, share, seed: np.array([3, 8]))
     users = {
         **BY_HAND,
         7: [(0, 8), (3, 8), (1, 9)],  # a newcomer
@@ -182,7 +182,7 @@ def test_too_many_validation_users_are_blamed():
         temporal(log, test_fraction=0.3, validation_users=0.999, seed=0)
     alone = log_of({0: [(0, 1), (1, 2), (0, 9)], 1: [(0, 1), (1, 2), (0, 9)], 2: [(0, 1), (1, 3)], 3: [(0, 2), (1, 4)]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rec_data.splits.strategies.choose_users", lambda users, share, seed: np.array([0, 1]))
+        patch.setattr("rec_data.splits.decide.choose_users", lambda users, share, seed: np.array([0, 1]))
         with pytest.raises(
             DataError, match=r"^split.validation_users 0.5 leaves no test user: those with interactions after"
         ):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from rec_data.errors import DataError
 from rec_data.splits.sorted_log import SortedLog
-from rec_data.splits.strategies import leave_one_out, temporal
 from rec_data.splits.targets import TargetRule, hold_out
+from tests.rec_data.splits.whole import leave_one_out, temporal
 
 CHOICES = ("last", "first", "random", "successive")
 rules = st.builds(TargetRule, st.sampled_from(CHOICES), st.sampled_from(["keep", "drop"]), st.integers(0, 3))

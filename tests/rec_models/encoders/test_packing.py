@@ -44,7 +44,7 @@ def test_a_layout_with_padding_points_at_the_same_places(lengths):
 @given(LENGTHS, st.integers(1, 4))
 def test_blocks_hold_every_history_once_from_the_shortest_to_the_longest(lengths, most):
     layout = layout_of(torch.tensor(lengths))
-    places, ordered, shapes = blocks_of(layout, most)
+    places, order, ordered, shapes = blocks_of(layout, most)
     assert len(shapes) <= most
     flat = torch.full((sum(rows * width for rows, width in shapes),), -1)
     flat[places] = torch.arange(sum(lengths))
@@ -54,4 +54,4 @@ def test_blocks_hold_every_history_once_from_the_shortest_to_the_longest(lengths
         found += [[place for place in row if place >= 0] for row in part.view(rows, width).tolist()]
     assert list(map(len, found)) == sorted(lengths) == ordered.tolist()
     starts = layout.starts.tolist()
-    assert sorted(found) == [list(range(*ends)) for ends in pairwise(starts)]
+    assert found == [list(range(*list(pairwise(starts))[row])) for row in order.tolist()]

@@ -146,15 +146,54 @@ def test_in_batch_sampling_reaches_the_kernels(logq):
     assert_same(actual, expected, hidden, weight)
 
 
+@pytest.mark.parametrize("logq", [True, False])
+@pytest.mark.parametrize("loss", ["cce_neg", "bce_neg"])
+def test_mixed_sampling_reaches_the_kernels(loss, logq):
+    hidden, weight, targets = problem()
+    logq = logq if loss == "cce_neg" else None
+    others = {
+        "mixed": (cce_kernels.Uniform(), {}),
+        "mixed_popularity": (cce_kernels.Popularity(COUNTS, 0.5), {"alpha": 0.5}),
+    }
+    for sampling, (drawn, options) in others.items():
+        settings = settings_of(loss, sampling=sampling, catalogue_share=0.25, logq=logq, **options)
+        expected = cce_kernels.sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=N, seed=5, step=3,
+            sampler=cce_kernels.Mixed(others=drawn, share=0.25, logq=logq),
+            objective=cce_kernels.Softmax() if loss == "cce_neg" else cce_kernels.BCE(),
+        )  # fmt: skip
+        assert_same(build_loss(settings, COUNTS)(hidden, weight, targets, CONTEXT), expected, hidden, weight)
+
+
+def share_of(sampling, targets):
+    """The probabilities of the items, float64 [V], by the definition; a quarter of the mixed ones by popularity."""
+    batch = torch.bincount(targets, minlength=V).double() / M
+    popularity = COUNTS.double() / COUNTS.sum()
+    return {
+        "popularity": popularity, "in_batch": batch, "mixed": 0.75 * batch + 0.25 / V,
+        "mixed_popularity": 0.75 * batch + 0.25 * popularity,
+    }[sampling]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampling", ["mixed", "mixed_popularity"])
+def test_mixed_draws_of_ce_neg_follow_the_mixture(sampling):
+    settings = settings_of("ce_neg", sampling=sampling, catalogue_share=0.25, num_negatives=20_000, sharing="batch")
+    targets = problem()[2]
+    drawn = draw(settings, sampler_of(settings, COUNTS), targets, V, CONTEXT)
+    q = share_of(sampling, targets)
+    torch.testing.assert_close(drawn.log_q, q.log().float())
+    deviation = (torch.bincount(drawn.ids[0], minlength=V) - 20_000 * q) / (20_000 * q * (1 - q)).sqrt()
+    assert (deviation.pow(2) * (1 - q)).sum() < 29.6  # chi-square, 10 degrees of freedom, p = 0.001
+
+
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("sampling", ["uniform", "popularity", "in_batch"])
+@pytest.mark.parametrize("sampling", ["uniform", "popularity", "in_batch", "mixed", "mixed_popularity"])
 @pytest.mark.parametrize("logq", [True, False])
 def test_ce_neg(sampling, sharing, logq):
     hidden, weight, targets = problem()
-    settings = settings_of("ce_neg", sampling=sampling, sharing=sharing, tile_tokens=3, logq=logq)
+    settings = settings_of("ce_neg", sampling=sampling, sharing=sharing, tile_tokens=3, logq=logq, catalogue_share=0.25)
     negatives = draw(settings, sampler_of(settings, COUNTS), targets, V, CONTEXT).for_tokens(M)
-    counts = COUNTS if sampling == "popularity" else torch.bincount(targets, minlength=V)
-    log_q = (counts / counts.sum()).log().tolist() if logq and sampling != "uniform" else None
+    log_q = share_of(sampling, targets).log().tolist() if logq and sampling != "uniform" else None
     expected = mean_over_tokens(hidden, weight, targets, negatives, softmax_token(log_q))
     actual = build_loss(settings, COUNTS)(hidden, weight, targets, CONTEXT)
     assert_same(actual, expected, hidden, weight)

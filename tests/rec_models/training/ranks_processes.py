@@ -47,11 +47,13 @@ def runs():
             for column, (sharing, options) in enumerate(SHARED.items()):
                 if loss in ("ce_neg", "cce_neg") or row == (column + number) % 3:
                     found[f"{loss}-{sampling}-{sharing}"] = {"loss": loss, "sampling": sampling, **options}
+    found["cce_neg-mixed-tile"] = {"loss": "cce_neg", "sampling": "mixed", **SHARED["tile"]}
+    found["ce_neg-mixed_popularity-none"] = {"loss": "ce_neg", "sampling": "mixed_popularity", **SHARED["none"]}
     found["sce-ties"] = {"loss": "sce", "sce_bucket_size_y": ITEMS, "sce_buckets": 5}
     found["cce_neg-faithful"] = {"loss": "cce_neg", "paper_faithful": True, "sampling": "uniform"}
     found["two-micro-batches"] = {"loss": "cce_neg", "micro": 2, "sampling": "in_batch", **SHARED["tile"]}
     found["sce-two-micro-batches"] = {"loss": "sce", "micro": 2}
-    for sampling in ("uniform", "in_batch"):
+    for sampling in ("uniform", "mixed"):
         found[f"filled-{sampling}"] = {"loss": "cce_neg", "sampling": sampling, "filled": True, **SHARED["tile"]}
     found["filled-cce"] = {"loss": "cce", "filled": True}
     for optimizer in ("adam_bf16", "adam_rowwise"):

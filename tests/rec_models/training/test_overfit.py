@@ -15,15 +15,17 @@ from rec_models.training.batch import prepare
 STEPS = {"ce": 150, "cce": 150, "sce": 150, "ce_neg": 300, "cce_neg": 300, "bce_neg": 500, "gbce": 600, "bce": 800}
 
 
-CASES = [(loss, "sasrec") for loss in LOSSES] + [("cce", "bert4rec"), ("cce_neg", "bert4rec")]
+CASES = [(loss, "sasrec", "uniform") for loss in LOSSES]
+CASES += [("cce", "bert4rec", "uniform"), ("cce_neg", "bert4rec", "uniform"), ("cce_neg", "sasrec", "mixed")]
 
 
-@pytest.mark.parametrize(("loss", "model"), CASES)
-def test_every_loss_overfits_one_batch(tiny, model, loss):
+@pytest.mark.parametrize(("loss", "model", "sampling"), CASES)
+def test_every_loss_overfits_one_batch(tiny, model, loss, sampling):
     torch.manual_seed(0)
     settings = ModelSettings(model=model, hidden=32, blocks=1, max_seq_len=10, dropout=0.0)
     encoder = build_encoder(settings, tiny.ITEMS)
-    function = build_loss(LossSettings.pick(loss, num_negatives=16, sharing="none", sce_bucket_size_y=16))
+    options = {"num_negatives": 16, "sharing": "none", "sampling": sampling, "sce_bucket_size_y": 16}
+    function = build_loss(LossSettings.pick(loss, **options))
     step = prepare(tiny.TinyBatches(model=model, rows=4).batch(0, 0))
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2, fused=True)
     losses = []

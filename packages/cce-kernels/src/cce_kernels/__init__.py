@@ -4,7 +4,7 @@ from cce_kernels.api import linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.modules import LinearCrossEntropy, SampledLinearCrossEntropy
 from cce_kernels.sampled.draws import draw_negatives
 from cce_kernels.sampled.objectives import BCE, GBCE, Softmax
-from cce_kernels.sampled.samplers import InBatch, Popularity, Uniform
+from cce_kernels.sampled.samplers import InBatch, Mixed, Popularity, Uniform
 from cce_kernels.shard import Shard
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "GBCE",
     "InBatch",
     "LinearCrossEntropy",
+    "Mixed",
     "Popularity",
     "SampledLinearCrossEntropy",
     "Shard",

@@ -11,10 +11,11 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
-from cce_kernels.full.compose import average_targets, first_targets, reduce_weighted, smooth
+from cce_kernels.full.compose import compose, first_targets
 from cce_kernels.full.reference import full_reference
-from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
-from cce_kernels.reduction import reduce_loss
+from cce_kernels.hardware import MAX_TRITON_DIM
+from cce_kernels.inputs import num_items_of, prepared, uses_triton
+from cce_kernels.reduction import reduce_weighted
 from cce_kernels.sampled.call import sampled_call
 from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
@@ -22,9 +23,8 @@ from cce_kernels.sampled.reference import sampled_reference, sparse_reference_ba
 from cce_kernels.sampled.samplers import Sampler, Uniform
 from cce_kernels.sampled.validation import (
     DEFAULT_TILE_TOKENS,
-    MAX_COUNTER,
-    check_counter,
     check_objective,
+    check_one_target,
     check_sampling,
 )
 from cce_kernels.shard import Shard
@@ -115,8 +115,9 @@ def linear_cross_entropy(
             [shard.rows.number], those of this process; hidden and targets are the tokens of this process, as many in
             each (fill up with `ignore_index`); targets are ids of the whole catalogue. Every process must make the same
             calls, and backward too. `sum` and `mean` are over the tokens of all processes, the same number in each,
-            whose gradient must be the same in each. `return_lse` then returns a value: no gradient flows through it.
-            Not with `temperature`, `label_smoothing`, weights or several targets.
+            whose gradient must be the same in each. token_weights are of the tokens of this process, item_weights [V]
+            of the whole catalogue. `return_lse` then returns a value: no gradient flows through it. Not with
+            `label_smoothing` or several targets.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -130,34 +131,38 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
-    sets = None
-    if validation.are_sets(hidden, targets):
-        validation.check_sets(softcap, item_weights)
-        sets = targets.reshape(-1, targets.shape[-1])
-        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
+    sets = targets if validation.are_sets(hidden, targets) else None
+    targets = targets if sets is None else sets[..., 0]
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
-    validation.check_weights(hidden, weight, token_weights, item_weights)
+    weighted = validation.check_weights(hidden, num_items_of(weight, shard), token_weights, item_weights)
     if shard is not None:
-        validation.check_unsharded(
-            temperature=temperature != 1, label_smoothing=label_smoothing != 0, token_weights=token_weights is not None,
-            item_weights=item_weights is not None, targets=sets is not None,
-        )  # fmt: skip
+        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets)
+    if sets is not None:
+        validation.check_sets(softcap, item_weights)
+        sets = sets.reshape(-1, sets.shape[-1])
+        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape)
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard, token_weights, item_weights)
     dtype = product_dtype(hidden)
     widest = tuning.widest(dtype)
     if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
         impl = "reference"
-    use_triton = _use_triton(impl, hidden, weight, bias, widest)
+    use_triton = uses_triton(impl, hidden, weight, bias, widest)
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
-    h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
+    h, w, b, t = prepared(hidden, weight, bias, targets, dtype, use_triton)
+    composed = sets is not None or bool(label_smoothing) or weighted
+    within = "none" if composed else reduction
     with without_autocast(hidden.device.type):
         if shard is not None:
             from cce_kernels.sharded import api as sharded  # imports torch's compiler, which takes seconds
 
-            loss, lse = sharded.full(shard, h, w, b, t, reduction, ignore_index, softcap, filter_eps, use_triton)
+            loss, lse = sharded.full(
+                shard, h, w, b, t, within, ignore_index, softcap, temperature, filter_eps, use_triton
+            )
+            if weighted:
+                loss = sharded.weighted(shard, loss, t, ignore_index, reduction, token_weights, item_weights)
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
@@ -167,18 +172,9 @@ def linear_cross_entropy(
             from cce_kernels.full.small_impl import full_small as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        weighted = token_weights is not None or item_weights is not None
-        plain = not label_smoothing and not weighted and sets is None
-        loss, lse = run(call, reduction if plain else "none")
-        if sets is not None:
-            loss = average_targets(loss, call, sets)
-        if label_smoothing:
-            loss = smooth(loss, lse, call, label_smoothing)
-        if weighted:
-            each = None if token_weights is None else token_weights.reshape(-1)
-            loss = reduce_weighted(loss, call, reduction, each, item_weights)
-        elif not plain:
-            loss = reduce_loss(loss, t, ignore_index, reduction)[0]
+        loss, lse = run(call, within)
+        if composed:
+            loss = compose(loss, lse, call, reduction, sets, label_smoothing, token_weights, item_weights)
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 
@@ -198,6 +194,8 @@ def sampled_linear_cross_entropy(
     tile_tokens: int = DEFAULT_TILE_TOKENS,
     bias: Tensor | None = None,
     ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
+    token_weights: Tensor | None = None,
+    item_weights: Tensor | None = None,
     reduction: Reduction = "mean",
     deterministic: bool = False,
     sparse_grad: bool = False,
@@ -209,27 +207,38 @@ def sampled_linear_cross_entropy(
 
     A negative that equals the target is removed. `draw_negatives` shows the ids.
 
+    Three options of the full loss have no counterpart here. With several targets per token it would be undefined
+    whether a drawn negative that is another target counts: for a basket of K repeat the token K times, with
+    `token_weights` of 1 / K. `label_smoothing` needs the mean score of the catalogue, of which N draws are a sample.
+    `return_lse` would be the logarithm of an estimated sum, lower in expectation than the catalogue's log-sum-exp, so a
+    z-loss would depend on N.
+
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
         weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
             instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
             below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
-        targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
+        targets: int64 [...], one per token. A target outside [0, V) that is not `ignore_index` makes its token's loss
+            NaN.
         num_negatives: N >= 1, drawn with replacement. numpy's integers are accepted here and below.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
         row_offset: row number of the first token (ignored tokens count), an int or a tensor like `seed`: ranks and
-            micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
-            call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
-        sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
+            micro-batches that number their rows consecutively draw what one big batch would. `InBatch` and `Mixed` draw
+            among this call's targets, or among those of their `pool`. A CUDA graph replays the int that it was recorded
+            with.
+        sampler: `Uniform()`, `Popularity(counts, alpha, logq)`, `InBatch(logq)` or `Mixed(others, share, logq)`.
         objective: `Softmax(temperature)`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
             `batch` (all rows of a step share).
         tile_tokens: T; changes results.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
-        reduction: `mean` is over the tokens that count, 0 if there are none.
+        token_weights: [...] or None: the loss of each token is multiplied by its weight.
+        item_weights: [V] or None: the loss of each token is multiplied by the weight of its target. Negatives have no
+            weight: the sampler decides how often they come.
+        reduction: `mean` is over the tokens that count, 0 if there are none. With weights it divides by their sum.
         deterministic: bitwise equal gradients from run to run, with either implementation.
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
             `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient. Give
@@ -238,8 +247,8 @@ def sampled_linear_cross_entropy(
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
             up to 512.
-        shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` draws
-            among the targets of all processes. Without `sparse_grad`.
+        shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` and
+            `Mixed` draw among the targets of all processes. Without `sparse_grad`.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
@@ -255,21 +264,23 @@ def sampled_linear_cross_entropy(
     )
     deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
     check = plain_flag("check", check)
+    check_one_target(hidden, targets)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
-    num_items = weight.shape[0] if shard is None else shard.num_items
-    check_sampling(num_items, num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
-    check_objective(objective, sampler, sharded=shard is not None)
-    check_counter("seed", seed, hidden.device, 2**63)
-    check_counter("step", step, hidden.device, MAX_COUNTER)
-    check_counter("row_offset", row_offset, hidden.device, MAX_COUNTER)
+    num_items = num_items_of(weight, shard)
+    weighted = validation.check_weights(hidden, num_items, token_weights, item_weights)
+    check_sampling(
+        num_items, targets.numel(), num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, hidden.device
+    )
+    check_objective(objective, sampler)
+    if shard is not None:
+        validation.check_unsharded(sparse_grad=sparse_grad)
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
-    use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
-    h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard, token_weights, item_weights)
+    use_triton = uses_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
+    h, w, b, t = prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
+    within = "none" if weighted else reduction
     with without_autocast(hidden.device.type):
         if shard is not None:
-            if sparse_grad:
-                raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
             from cce_kernels.sharded import api as sharded
             from cce_kernels.sharded.sampled import SampledOptions
 
@@ -277,9 +288,10 @@ def sampled_linear_cross_entropy(
                 sampler, objective, seed, step, row_offset, num_negatives, sharing, tile_tokens, deterministic,
                 use_triton,
             )  # fmt: skip
-            return sharded.sampled(shard, h, w, b, t, reduction, ignore_index, options).view(
-                targets.shape if reduction == "none" else ()
-            )
+            loss = sharded.sampled(shard, h, w, b, t, within, ignore_index, options)
+            if weighted:
+                loss = sharded.weighted(shard, loss, t, ignore_index, reduction, token_weights, item_weights)
+            return loss.view(targets.shape) if reduction == "none" else loss
         call = sampled_call(
             h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
             groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
@@ -289,27 +301,8 @@ def sampled_linear_cross_entropy(
         if use_triton and h.shape[0] > 0:
             from cce_kernels.sampled.triton_impl import sampled_triton as run
             from cce_kernels.sampled.triton_impl import sparse_backward
-        (loss,) = run(call, reduction, eager_backward=sparse_backward if sparse_grad else None)
+        (loss,) = run(call, within, eager_backward=sparse_backward if sparse_grad else None)
+        if weighted:
+            loss = reduce_weighted(loss, t, ignore_index, reduction, token_weights, item_weights)
     result: Tensor = loss.view(targets.shape) if reduction == "none" else loss
     return result
-
-
-def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> bool:
-    """Whether Triton computes this call; refuses what it cannot. `widest` is the largest D that it takes."""
-    use = impl == "triton" or (impl == "auto" and is_ampere_or_newer(hidden.device))
-    if use:
-        validation.check_triton(hidden, weight, bias, widest)
-    return use
-
-
-def _prepared(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, use_triton: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Hidden [M, D] in the dtype of products, weight, bias and targets [M].
-
-    All are contiguous, except that the eager reference multiplies a strided table as it is, without a copy.
-    """
-    h = hidden.to(dtype).reshape(-1, hidden.shape[-1]).contiguous()
-    if use_triton or torch.compiler.is_compiling():
-        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    return h, weight, bias, targets.reshape(-1).contiguous()

@@ -1,5 +1,7 @@
 """Which tokens count, and how their losses are reduced, in plain torch. Kernels do the same in registers."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,37 @@ def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
         return loss.sum(), None
     count = (targets != ignore_index).sum(dtype=torch.float32).clamp_(min=1)
     return loss.sum() / count, count
+
+
+def reduce_weighted(
+    loss: Tensor, targets: Tensor, ignore_index: int, reduction: str, token_weights: Tensor | None,
+    item_weights: Tensor | None, sum_of_all: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """Reduce losses [M], 0 at tokens that do not count, each times its token's weight and that of its target.
+
+    A mean divides by the sum of these factors. The gradient of each loss is then its factor times that of the result,
+    which the backward of every loss takes as an upstream gradient per token, as with reduction `none`.
+
+    Args:
+        loss: [M].
+        targets: int64 [M].
+        ignore_index: target of tokens that do not count, whatever their weight is.
+        reduction: none, sum or mean.
+        token_weights: [M] in any shape, or None.
+        item_weights: [V], or None.
+        sum_of_all: adds up the sums [n] of all processes, where tokens are spread over several.
+    """
+    factor = torch.ones_like(loss) if token_weights is None else token_weights.reshape(-1).to(loss.dtype)
+    if item_weights is not None:
+        _, _, safe = masks(targets, ignore_index, item_weights.shape[0])
+        factor = factor * item_weights[safe].to(loss.dtype)
+    factor = torch.where(targets != ignore_index, factor, 0)
+    loss = loss * factor
+    if reduction == "none":
+        return loss
+    sums = torch.stack((loss.sum(), factor.sum()) if reduction == "mean" else (loss.sum(),))
+    total, *divisor = (sums if sum_of_all is None else sum_of_all(sums)).unbind()
+    return total / torch.where(divisor[0] == 0, 1, divisor[0]) if divisor else total
 
 
 def upstream_of(grad: Tensor, count: Tensor | None = None) -> Tensor:

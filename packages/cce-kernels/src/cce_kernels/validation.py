@@ -68,12 +68,14 @@ def check_common(
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
 
 
-def check_unsharded(**given: bool) -> None:
-    """Refuse the options that are given and do not go together with a sharded table."""
-    for name, is_given in given.items():
-        if is_given:
-            found = "several per token" if name == "targets" else "one"
-            raise ValueError(f"{name}: found {found} with shard, allowed: without a sharded table")
+def check_unsharded(*, label_smoothing: float = 0.0, sets: Tensor | None = None, sparse_grad: bool = False) -> None:
+    """Refuse the options of either loss that a sharded table excludes."""
+    if label_smoothing:
+        raise ValueError(f"label_smoothing: found {label_smoothing!r} with shard, allowed: 0")
+    if sets is not None:
+        raise ValueError(f"targets: found {sets.shape[-1]} per token with shard, allowed: one")
+    if sparse_grad:
+        raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
 
 
 def check_shard(shard: Shard, rows: int) -> None:
@@ -139,11 +141,11 @@ def check_sets(softcap: float | None, item_weights: Tensor | None) -> None:
         raise ValueError("item_weights: found a tensor, allowed: None with several targets per token")
 
 
-def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, item_weights: Tensor | None) -> None:
-    """Weights of tokens and of items: floats of the right shape on hidden's device."""
+def check_weights(hidden: Tensor, num_items: int, token_weights: Tensor | None, item_weights: Tensor | None) -> bool:
+    """Weights of tokens and of items: floats of the right shape on hidden's device. Returns whether there are any."""
     for name, given, shape, meaning in (
         ("token_weights", token_weights, hidden.shape[:-1], "hidden's without D"),
-        ("item_weights", item_weights, weight.shape[:1], "[V]"),
+        ("item_weights", item_weights, (num_items,), "[V]"),
     ):
         if given is None:
             continue
@@ -152,17 +154,27 @@ def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, 
             raise ValueError(f"{name}: found {found}, allowed: a tensor of floats on {hidden.device}, or None")
         if given.shape != shape:
             raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
+    return token_weights is not None or item_weights is not None
 
 
 def check_values(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None = None
-) -> None:
-    """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None,
+    token_weights: Tensor | None, item_weights: Tensor | None,
+) -> None:  # fmt: skip
+    """Refuse targets out of range, and NaN or infinity in any other tensor: one synchronization.
+
+    The weights of tokens that do not count are not read.
+    """
     num_items = weight.shape[0] if shard is None else shard.num_items
-    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= num_items))).any()
-    named = [("hidden", hidden), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
+    counted = targets != ignore_index
+    bad_target = (counted & ((targets < 0) | (targets >= num_items))).any()
+    read_weights = None if token_weights is None else torch.where(counted, token_weights, 0)
+    given = {
+        "hidden": hidden, "weight": weight, "bias": bias, "token_weights": read_weights, "item_weights": item_weights,
+    }  # fmt: skip
+    named = {name: x.detach() for name, x in given.items() if x is not None and x.numel()}
     # aminmax carries NaN through and needs no [V, D] of booleans.
-    finite = [torch.stack(torch.aminmax(x.detach())).isfinite().all() for _, x in named if x.numel()]
+    finite = [torch.stack(torch.aminmax(x)).isfinite().all() for x in named.values()]
     flags = torch.stack([bad_target, *(~flag for flag in finite)]).tolist()
     if shard is not None:
         shard.check_tokens(targets)
@@ -170,6 +182,6 @@ def check_values(
         raise ValueError(
             f"targets: found an id out of range, allowed: [0, {num_items}) and ignore_index {ignore_index}"
         )
-    for (name, _), flag in zip([item for item in named if item[1].numel()], flags[1:], strict=True):
+    for name, flag in zip(named, flags[1:], strict=True):
         if flag:
             raise ValueError(f"{name}: found NaN or infinity, allowed: finite numbers")

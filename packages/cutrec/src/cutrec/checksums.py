@@ -7,7 +7,8 @@ their own. ``sha256sum --check SHA256SUMS`` reads the same file.
 import functools
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,8 +80,15 @@ def read_output(read: Callable[..., Value], path: Path, **options: Any) -> Value
     Raises:
         StageError: there is no such file, or it is damaged or belongs to other files.
     """
-    try:
+    with stage_errors(path):
         return read(verified(path), **options)
+
+
+@contextmanager
+def stage_errors(path: Path) -> Iterator[None]:
+    """Turn a `DataError` about an output of a stage, or about its folder, into a `StageError` that names the stage."""
+    try:
+        yield
     except DataError as error:
         raise StageError(f"{error}{_cure(path, 'makes it again')}") from error
 
@@ -97,7 +105,7 @@ def _cure(path: Path, what: str) -> str:
 
 
 def _stage_folder(path: Path) -> Path | None:
-    return next((parent for parent in list(path.parents)[:2] if parent.name in STAGES), None)
+    return next((place for place in [path, *path.parents][:3] if place.name in STAGES), None)
 
 
 def _read_list(place: Path) -> dict[str, str]:

@@ -85,6 +85,9 @@ class Config:
     """A row of the paper's tables, such as ``4/gowalla``: it decides the keys that it holds (see `from_mapping`)."""
     row_data: Annotated[str, AfterValidator(_check_row_data)] = "real"
     """With a row: its data set (``real``), or the synthetic log of its shape (``twin``, or ``twin@SCALE``)."""
+    split_folder: Annotated[str, AfterValidator(_check_not_blank)] = "data/split"
+    """The split that the stages train and evaluate read. Another folder than that of the stage split is a split that
+    was made elsewhere, such as on a Spark cluster (docs/split-on-spark.md)."""
     negatives: Negatives = field(default_factory=Negatives)
     download: Download = field(default_factory=Download)
     split: Split = field(default_factory=Split)

@@ -291,3 +291,9 @@ class Split:
             raise ValueError("allowed: validation users with strategy leave_one_out, or strategy temporal")
         if self.strategy == "temporal" and self.holdout != 1:
             raise ValueError("allowed: holdout 1 with strategy temporal, or strategy leave_one_out")
+
+    def min_counts(self, strategy: str | None = None) -> tuple[int | None, int | None]:
+        """The minimum counts of items and of users; None keeps all. ``auto`` is that of another strategy if given."""
+        auto = (5, 3) if (strategy or self.strategy) == "temporal" else (None, None)
+        items, users = self.min_item_count, self.min_user_count
+        return auto[0] if items == "auto" else items, auto[1] if users == "auto" else users

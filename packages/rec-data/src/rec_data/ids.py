@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rec_data.arrays import blocks
+from rec_data import arrays
 from rec_data.errors import DataError
 from rec_data.schema import ORIGINAL_ID
 
@@ -55,22 +55,43 @@ def hash_ids(ids: pa.Array) -> str:
 
     It depends on the values alone: not on the width of the integers, the kind of strings, or the file that held them.
     """
-    digest = hashlib.sha256()
-    for block in blocks(len(ids)):
-        part = ids.slice(block.start, block.stop - block.start)
-        if _is_text(ids.type):
-            text = part.cast(pa.large_string())
+    return hash_chunks([ids], ids.type)
+
+
+def hash_chunks(chunks: Iterable[pa.Array], kind: pa.DataType) -> str:
+    """The same of ids of a type that come in chunks of any size, of which a few million ids are kept at a time."""
+    digest, number, negative = hashlib.sha256(), 0, False
+    for block in _in_blocks(chunks):
+        number += len(block)
+        if _is_text(kind):
+            text = block.cast(pa.large_string())
             _, places, data = text.buffers()
             offsets = np.frombuffer(places, np.int64)[text.offset :][: len(text) + 1]
             digest.update(np.diff(offsets).astype("<i8").tobytes())
             digest.update(memoryview(data or b"")[offsets[0] : offsets[-1]])
         else:
-            values = part.to_numpy(zero_copy_only=False)
-            digest.update(values.astype("<i8").tobytes())
+            digest.update(block.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+            negative = negative or pc.min(block).as_py() < 0
     # From 2^63 on an unsigned id has the bytes of a negative one, so the sign of the smallest id is hashed too.
-    kind = "text" if _is_text(ids.type) else f"integers, {len(ids) > 0 and pc.min(ids).as_py() < 0}"
-    digest.update(f"{len(ids)} {kind}".encode())
+    digest.update(f"{number} {'text' if _is_text(kind) else f'integers, {negative}'}".encode())
     return digest.hexdigest()
+
+
+def _in_blocks(chunks: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """Blocks of `arrays.BLOCK` ids each, but for the last one."""
+    waiting = pa.chunked_array([], pa.null())
+    for chunk in chunks:
+        waiting = pa.chunked_array([*waiting.chunks, chunk])
+        while len(waiting) >= arrays.BLOCK:
+            yield _joined(waiting.slice(0, arrays.BLOCK))
+            waiting = waiting.slice(arrays.BLOCK)
+    if len(waiting):
+        yield _joined(waiting)
+
+
+def _joined(chunks: pa.ChunkedArray) -> pa.Array:
+    found = chunks.combine_chunks() if chunks.num_chunks > 1 else chunks.chunk(0)
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def as_ids(texts: Iterable[str], kind: pa.DataType) -> pa.Array:

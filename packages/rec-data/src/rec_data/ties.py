@@ -16,7 +16,7 @@ from rec_data.arrays import Int32s, Int64s
 UInt64s = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 18
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 _BASE = np.uint64(0xD1342543DE82EF95)
 """Odd, so that no power of it is 0 modulo 2^64."""
 
@@ -64,13 +64,13 @@ def resolve_ties(
             continue
         groups, found = np.cumsum(~again[rows]), items[begin + rows]
         if seed is None:
-            ranks = _mix(found.astype(np.uint64))  # only to bring duplicates together
+            ranks = mix(found.astype(np.uint64))  # only to bring duplicates together
         else:
             if keys is None:
-                keys = _mix(hash_each(users) + np.uint64(seed * _GOLDEN % 2**64)), hash_each(catalogue)
+                keys = mix(hash_each(users) + np.uint64(seed * GOLDEN % 2**64)), hash_each(catalogue)
                 items = items.copy()
             per_user = np.diff(np.searchsorted(rows, offsets[chunk.start : chunk.stop + 1] - begin))
-            ranks = _mix(np.repeat(keys[0][chunk], per_user) ^ keys[1][found])
+            ranks = mix(np.repeat(keys[0][chunk], per_user) ^ keys[1][found])
         found = found[_order(groups, ranks, found)]  # the groups are sorted already
         if seed is not None:
             items[begin + rows] = found
@@ -98,7 +98,7 @@ def _order(groups: Int64s, ranks: UInt64s, items: Int32s) -> Int64s:
 def hash_each(names: pa.Array) -> UInt64s:
     """Hash ``[n]`` original ids, integers or strings, to ``[n]`` 64 bits, the same on every machine."""
     if pa.types.is_integer(names.type):
-        return _mix(np.from_dlpack(names).astype(np.uint64))  # to_numpy would import pandas
+        return mix(np.from_dlpack(names).astype(np.uint64))  # to_numpy would import pandas
     text = names.cast(pa.large_binary())
     offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
     data = np.frombuffer(text.buffers()[2], np.uint8)
@@ -112,10 +112,10 @@ def hash_each(names: pa.Array) -> UInt64s:
         filled = lengths[chunk] > 0
         if filled.any():
             hashes[chunk][filled] = np.add.reduceat(terms, (starts - begin)[filled])
-    return _mix(hashes)
+    return mix(hashes)
 
 
-def _mix(values: UInt64s) -> UInt64s:
+def mix(values: UInt64s) -> UInt64s:
     """The output function of SplitMix64 (Steele, Lea and Flood, 2014): a bijection that changes half of the bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -3,9 +3,9 @@
 # mypy: implicit-reexport
 # ruff: noqa: F401
 from rec_eval.errors import DamagedError
-from rec_eval.metrics.beyond_accuracy import Baseline, LogCounts
+from rec_eval.metrics.beyond_accuracy import Baseline, LogCounts, coverage
 from rec_eval.metrics.comparison import Comparison, compare
-from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, first_lists
+from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, first_lists, join_evaluations
 from rec_eval.metrics.intervals import Interval, IntervalRow, intervals, mean_interval
 from rec_eval.metrics.io import read_evaluation, write_evaluation, write_rows
 from rec_eval.metrics.seeds import SeedComparison, compare_seeds, student_quantile
@@ -17,6 +17,7 @@ from rec_eval.metrics.segments import (
     popularity_profile,
     segment_edges,
 )
+from rec_eval.metrics.shown import ShownItems
 from rec_eval.ranking.parts import Part, top_k_of_parts
 from rec_eval.ranking.popularity import popularity_top_k
 from rec_eval.ranking.scores import Catalogue

@@ -1,6 +1,6 @@
 """Variants of the full loss that are sums of it, its log-sum-exp and mean scores, which bring their own gradients.
 
-Weights multiply the losses of tokens; a mean divides by the sum of the weights. With a set of targets S_m
+With a set of targets S_m
 
     L_m = lse_m - mean_{t in S_m} s_mt = (lse_m - s_mu) + s_mu - mean_{t in S_m} s_mt,   u the first of them
 
@@ -14,7 +14,21 @@ from torch import Tensor
 
 from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.full.call import FullCall
-from cce_kernels.reduction import masks
+from cce_kernels.reduction import masks, reduce_loss, reduce_weighted
+
+
+def compose(
+    loss: Tensor, lse: Tensor, call: FullCall, reduction: str, sets: Tensor | None, smoothing: float,
+    token_weights: Tensor | None, item_weights: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The reduced loss, from the losses and log-sum-exps [M] of a call; with `sets` [M, K] of its first targets."""
+    if sets is not None:
+        loss = average_targets(loss, call, sets)
+    if smoothing:
+        loss = smooth(loss, lse, call, smoothing)
+    if token_weights is None and item_weights is None:
+        return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0]
+    return reduce_weighted(loss, call.targets, call.ignore_index, reduction, token_weights, item_weights)
 
 
 def first_targets(targets: Tensor, ignore_index: int, num_items: int) -> Tensor:
@@ -52,21 +66,3 @@ def smooth(loss: Tensor, lse: Tensor, call: FullCall, smoothing: float) -> Tenso
     mean = mean / call.temperature
     valid, _, _ = masks(call.targets, call.ignore_index, call.weight.shape[0])
     return torch.where(valid, (1 - smoothing) * loss + smoothing * (lse - mean), loss)
-
-
-def reduce_weighted(
-    loss: Tensor, call: FullCall, reduction: str, token_weights: Tensor | None, item_weights: Tensor | None
-) -> Tensor:
-    """Reduce losses [M] of tokens with weights: their own [M], those of their targets [V], or the product."""
-    _, _, safe = masks(call.targets, call.ignore_index, call.weight.shape[0])
-    factor = torch.ones_like(loss) if token_weights is None else token_weights.to(loss.dtype)
-    if item_weights is not None:
-        factor = factor * item_weights[safe].to(loss.dtype)
-    counted = call.targets != call.ignore_index
-    loss = torch.where(counted, loss * factor, 0)
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    total = torch.where(counted, factor, 0).sum()
-    return loss.sum() / torch.where(total == 0, 1, total)

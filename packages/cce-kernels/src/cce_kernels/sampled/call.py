@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cce_kernels.sampled.draws import Groups, as_counter
+from cce_kernels.sampled.draws import Groups, as_counter, prepare
 from cce_kernels.sampled.objectives import Objective, Terms, decode, encode
-from cce_kernels.sampled.samplers import Sampler, Source, prepare
+from cce_kernels.sampled.samplers import Sampler, Source
 
 
 class SampledCall(NamedTuple):
@@ -35,7 +35,7 @@ class SampledCall(NamedTuple):
     first_row: int
     row_stride: int
     ignore_index: int
-    objective: str
+    objective: str  # its name and its number: see `objectives.encode`
     t: float
     deterministic: bool  # no atomics
     with_dhidden: bool  # Triton only: forward computes dH
@@ -65,16 +65,18 @@ def sampled_call(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
     sampler: Sampler, objective: Objective, seed: Tensor | int, step: Tensor | int, *,
     num_negatives: int, groups: Groups, ignore_index: int, deterministic: bool, row_offset: Tensor | None = None,
+    num_items: int | None = None,
 ) -> SampledCall:  # fmt: skip
-    """Prepare the sampler for a batch and flatten all arguments."""
-    terms = objective.terms(num_negatives, weight.shape[0])
-    source = prepare(sampler, targets, ignore_index, weight.shape[0], correct=terms.softmax)
+    """Prepare the sampler for a batch and flatten all arguments; `num_items` is V where weight has only some rows."""
+    num_items = weight.shape[0] if num_items is None else num_items
+    terms = objective.terms(num_negatives, num_items)
+    counters = as_counter(seed, hidden.device), as_counter(step, hidden.device)
+    source = prepare(sampler, targets.flatten(), ignore_index, num_items, *counters, correct=terms.softmax)
     size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
     shift, first = (0 if isinstance(x, Tensor) else x for x in (groups.shift, groups.first))
     wanted = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     return SampledCall(
-        hidden, weight, bias, targets, as_counter(seed, hidden.device), as_counter(step, hidden.device), size_tensor,
-        source.id_table, source.log_q, source.log_rest, row_offset, None, weight.shape[0], size, source.alias,
-        num_negatives, groups.tokens, groups.number, shift, first, groups.stride, ignore_index, *encode(objective),
-        deterministic, torch.is_grad_enabled() and wanted,
+        hidden, weight, bias, targets, *counters, size_tensor, source.id_table, source.log_q, source.log_rest,
+        row_offset, None, num_items, size, source.alias, num_negatives, groups.tokens, groups.number, shift,
+        first, groups.stride, ignore_index, *encode(objective), deterministic, torch.is_grad_enabled() and wanted,
     )  # fmt: skip

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from cce_kernels.checks import is_number
-from cce_kernels.reduction import masks
 from cce_kernels.shard import Rows
 
 _SCALE = 1 << 32
@@ -138,32 +137,29 @@ class InBatch:
     pool: Tensor | None = field(default=None, compare=False)
 
 
-Sampler = Uniform | Popularity | InBatch
+@dataclass(frozen=True)
+class Mixed(InBatch):
+    """Mixed negatives: a draw is a random valid token of the batch, or an item drawn from the whole catalogue.
 
+    As in Yang et al., "Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations" (WWW 2020
+    companion). Scores are corrected by the mixture, `q = (1 - a) q_batch + a q_others`. The items are drawn once per
+    step, in proportion to the tokens but no fewer than 2^15 a, and the draws of the step are among these.
 
-def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int, *, correct: bool) -> Source:
-    """Make a sampler ready for one batch of targets (int64 [M], any value), without a synchronisation.
-
-    `correct`: the objective corrects scores by log q, where the sampler agrees.
+    Attributes:
+        others: how the items are drawn. `Popularity.logq` stays None there: `logq` of the mixture is what counts.
+        share: a, from 0.01 to 0.95: the share of draws that are such items.
     """
-    if isinstance(sampler, Uniform):
-        return Source(num_items, None, False, None, None)
-    if isinstance(sampler, Popularity):
-        table, log_q = sampler.tables(targets.device)
-        if not correct or sampler.logq is False:
-            return Source(num_items, table, True, None, None)
-        _, _, safe = masks(targets, ignore_index, num_items)
-        log_rest = torch.log1p(-log_q[safe].double().exp()).float()
-        return Source(num_items, table, True, log_q, log_rest)
-    _, _, safe = masks(targets, ignore_index, num_items)
-    valid, _, pool = masks(targets if sampler.pool is None else sampler.pool, ignore_index, num_items)
-    # The pool of valid targets: they come first, the invalid ones after them are never drawn.
-    order = torch.sort(valid, descending=True, stable=True).indices
-    table = pool[order]  # [K]
-    size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts
-    if not correct or sampler.logq is False:
-        return Source(size, table, False, None, None)
-    counts = pool.new_zeros(num_items).scatter_add_(0, pool, valid.to(torch.int64))  # int adds
-    share = (counts[safe] / size.double()).clamp(max=1.0)
-    log_q = (counts / size.double()).log().float()
-    return Source(size, table, False, log_q, torch.log1p(-share).float())
+
+    others: Uniform | Popularity = Uniform()
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.others, Uniform | Popularity):
+            raise ValueError(f"Mixed.others: found {self.others!r}, allowed: Uniform(), Popularity(counts)")
+        if isinstance(self.others, Popularity) and self.others.logq is not None:
+            raise ValueError(f"Mixed.others: found logq={self.others.logq!r}, allowed: None, and logq of Mixed itself")
+        if not is_number(self.share) or not 0.01 <= self.share <= 0.95:
+            raise ValueError(f"Mixed.share: found {self.share!r}, allowed: a number from 0.01 to 0.95")
+
+
+Sampler = Uniform | Popularity | InBatch

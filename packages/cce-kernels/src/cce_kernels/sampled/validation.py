@@ -5,8 +5,8 @@ from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer
 from cce_kernels.sampled.objectives import BCE, GBCE, Objective, Softmax
-from cce_kernels.sampled.samplers import InBatch, Popularity, Sampler, Uniform
-from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS
+from cce_kernels.sampled.samplers import InBatch, Mixed, Popularity, Sampler, Uniform
+from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS, are_sets
 
 MAX_COUNTER = 2**32
 SHARINGS = ("none", "tile", "batch")
@@ -39,27 +39,28 @@ def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
 
 
 def check_sampling(
-    num_items: int, num_negatives: int, row_offset: Tensor | int, num_tokens: int,
-    sampler: Sampler, sharing: str, tile_tokens: int,
+    num_items: int, num_tokens: int, num_negatives: int, seed: Tensor | int, step: Tensor | int,
+    row_offset: Tensor | int, sampler: Sampler, sharing: str, tile_tokens: int, device: torch.device | None = None,
 ) -> None:  # fmt: skip
-    """What drawing needs, whatever the objective."""
+    """What drawing needs, whatever the objective; tensors among the counters must be on the device, if one is given."""
     check_sharing(num_negatives, sharing, tile_tokens)
-    check_counter("row_offset", row_offset, None, MAX_COUNTER)
+    check_counter("seed", seed, device, 2**63)
+    check_counter("step", step, device, MAX_COUNTER)
+    check_counter("row_offset", row_offset, device, MAX_COUNTER)
     if not isinstance(row_offset, Tensor) and row_offset + num_tokens > MAX_COUNTER:
         raise ValueError(
             f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
         )
     check_sampler(sampler)
-    if isinstance(sampler, Popularity) and sampler.counts.numel() != num_items:
-        raise ValueError(
-            f"sampler: found Popularity.counts of {sampler.counts.numel()} items, allowed: V = {num_items}"
-        )
+    drawn = sampler.others if isinstance(sampler, Mixed) else sampler
+    if isinstance(drawn, Popularity) and drawn.counts.numel() != num_items:
+        raise ValueError(f"sampler: found Popularity.counts of {drawn.counts.numel()} items, allowed: V = {num_items}")
 
 
 def check_sampler(sampler: Sampler) -> None:
     """What a sampler is, without the table it draws from."""
     if not isinstance(sampler, Uniform | Popularity | InBatch):
-        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch(), Mixed()")
     if isinstance(sampler, InBatch) and sampler.pool is not None:
         pool = sampler.pool
         if not isinstance(pool, Tensor) or pool.dtype != torch.int64 or pool.dim() != 1:
@@ -69,16 +70,23 @@ def check_sampler(sampler: Sampler) -> None:
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
 
-def check_objective(objective: Objective, sampler: Sampler, *, sharded: bool = False) -> None:
+def check_objective(objective: Objective, sampler: Sampler) -> None:
     """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
     if not isinstance(objective, Softmax | BCE | GBCE):
         raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
-    if sharded and isinstance(objective, Softmax) and objective.temperature != 1:
-        raise ValueError(f"Softmax.temperature: found {objective.temperature} with shard, allowed: 1")
     if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
         raise ValueError(
             f"sampler: found logq=True with {type(objective).__name__}, "
             "allowed: None or False, because it corrects the softmax only"
+        )
+
+
+def check_one_target(hidden: Tensor, targets: Tensor) -> None:
+    """Refuse sets of targets, which the full loss takes."""
+    if are_sets(hidden, targets):
+        raise ValueError(
+            f"targets: found {targets.shape[-1]} per token, allowed: one; repeat the token for each of its targets, "
+            f"with token_weights=1/{targets.shape[-1]}"
         )
 
 
@@ -91,18 +99,17 @@ def check_draw(
     check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
     check_integer("num_items", num_items, 1, MAX_ITEMS + 1)
     check_integer("ignore_index", ignore_index, -(2**63), 2**63)
-    check_sampling(num_items, num_negatives, row_offset, num_tokens, sampler, sharing, tile_tokens)
-    check_counter("seed", seed, None, 2**63)
-    check_counter("step", step, None, MAX_COUNTER)
+    check_sampling(num_items, num_tokens, num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens)
     if not isinstance(sampler, InBatch):
-        read, name = "allowed: with InBatch only, which draws among targets", type(sampler).__name__
+        read, name = "allowed: with InBatch and Mixed only, which draw among targets", type(sampler).__name__
         if targets is not None:
             raise ValueError(f"targets: found with {name}, {read}")
         if ignore_index != DEFAULT_IGNORE_INDEX:
             raise ValueError(f"ignore_index: found {ignore_index} with {name}, {read}")
     elif not isinstance(targets, Tensor):
         raise ValueError(
-            f"targets: found {type(targets).__name__}, allowed: a tensor, because InBatch draws among them"
+            f"targets: found {type(targets).__name__} with {type(sampler).__name__}, which draws among them, "
+            "allowed: a tensor"
         )
     elif targets.shape != (num_tokens,):
         raise ValueError(f"targets: found the shape {list(targets.shape)}, allowed: [num_tokens] = [{num_tokens}]")

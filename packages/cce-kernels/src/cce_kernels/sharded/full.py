@@ -6,7 +6,8 @@ With R the largest of the bases b_r and of s_t, in log2 units,
     dH = sum_r (2^(b_r - R) T_r / Z) a_r - o w_t
     dW_j = sum_{t_m != j} 2^(s_mj - lse2_m) g_m h_m - sum_{t_m = j} o_m g_m h_m
 
-The last line needs lse2 and o of every token, and no rows of other processes.
+The last line needs lse2 and o of every token, and no rows of other processes. A temperature tau has divided all scores
+before, and the softcap, whose slope at a score is then the same. It divides dH and the upstream gradient of dW.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
 from cce_kernels.shard import ELSEWHERE, Shard
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import LOG2E, Merged, Partial, weighted_sum
+from cce_kernels.sharded.merge import LOG2E, NOTHING, Merged, Partial, weighted_sum
 from cce_kernels.sharded.targets import own_targets
 
 _LN2 = math.log(2.0)
 
 
 _CHUNK_ELEMENTS = 1 << 22  # scores that exist at once in the reference
-_NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 def partial(call: FullCall, *, use_triton: bool) -> Partial:
@@ -39,8 +39,10 @@ def partial(call: FullCall, *, use_triton: bool) -> Partial:
     score, row = own_targets(hidden, weight, call.bias, call.targets, use_triton=use_triton)
     if call.softcap is not None:
         score = call.softcap * torch.tanh(score / call.softcap)
+    if call.temperature != 1.0:
+        score /= call.temperature
     if 0 in (hidden.shape[0], weight.shape[0]):
-        base, total, mean = torch.full_like(score, _NOTHING), torch.zeros_like(score), torch.zeros_like(hidden)
+        base, total, mean = torch.full_like(score, NOTHING), torch.zeros_like(score), torch.zeros_like(hidden)
     else:
         base, total, mean = (_triton_sums if use_triton else _reference_sums)(call)
     return Partial(base, total, torch.zeros_like(total), score, mean, row)
@@ -50,10 +52,10 @@ def _reference_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
     weight = as_multiplied(call.weight, call.hidden)
     found = []
     for tokens, h, scores, own in _scores(call):
-        slope = 1.0 if call.softcap is None else 1 - (scores / call.softcap) ** 2
+        slope = 1.0 if call.softcap is None else 1 - (scores / (call.softcap / call.temperature)) ** 2
         scores[own, call.targets[tokens][own]] = -torch.inf
         base = scores.amax(1)
-        base = torch.where(base == -torch.inf, _NOTHING, base)
+        base = torch.where(base == -torch.inf, NOTHING, base)
         p = torch.exp(scores - base[:, None])
         total = p.sum(1)
         mean = (p * slope) @ weight.to(h.dtype) / total.clamp(min=torch.finfo(h.dtype).tiny)[:, None]
@@ -63,7 +65,7 @@ def _reference_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scores(call: FullCall) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Tokens, their vectors [C, D], their capped scores [C, n] and which have an own target: some tokens at a time."""
+    """Tokens, their vectors [C, D], their scores [C, n] and which have an own target: some tokens at a time."""
     dtype = sum_dtype(call.hidden, call.weight, call.bias)
     weight = as_multiplied(call.weight, call.hidden).to(dtype)
     size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
@@ -75,6 +77,8 @@ def _scores(call: FullCall) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
             scores += call.bias.to(dtype)
         if call.softcap is not None:
             scores = call.softcap * torch.tanh(scores / call.softcap)
+        if call.temperature != 1.0:
+            scores /= call.temperature
         yield tokens, h, scores, (call.targets[tokens] >= 0).nonzero().squeeze(1)
 
 
@@ -132,6 +136,8 @@ def weight_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor, *,
     hidden, weight, bias = call.hidden, call.weight, call.bias
     if 0 in (hidden.shape[0], weight.shape[0]):
         return torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+    if call.temperature != 1.0:
+        grad = grad / call.temperature
     grad = torch.where(lse2 == torch.inf, 0, grad) if grad.dim() or not use_triton else grad
     if not use_triton:
         return _reference_gradient(call, lse2, pull, grad)
@@ -152,7 +158,7 @@ def _reference_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor
     for tokens, h, scores, own in _scores(call):
         p = torch.exp(scores - lse2[tokens, None] / LOG2E)
         if call.softcap is not None:
-            p *= 1 - (scores / call.softcap) ** 2
+            p *= 1 - (scores / (call.softcap / call.temperature)) ** 2
         p[own, call.targets[tokens][own]] = -pull[tokens][own]
         p = torch.where(lse2[tokens, None] == torch.inf, 0, p * grad[tokens, None])
         d_weight.addmm_(p.T, h)
@@ -164,18 +170,21 @@ class ShardedFull(ShardedLoss):
     """A call of the full loss over sharded rows."""
 
     def __init__(
-        self, shard: Shard, targets: Tensor, ignore_index: int, softcap: float | None, filter_eps: float | None,
-        use_triton: bool,
+        self, shard: Shard, targets: Tensor, ignore_index: int, softcap: float | None, temperature: float,
+        filter_eps: float | None, use_triton: bool,
     ) -> None:  # fmt: skip
         super().__init__(shard, targets, ignore_index)
-        self.softcap, self.filter_eps, self.use_triton = softcap, filter_eps, use_triton
+        self.softcap, self.temperature, self.filter_eps = softcap, temperature, filter_eps
+        self.use_triton = use_triton
 
     def of_all(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> FullCall:
         """A call of the tokens [P M] of all processes, whose targets are own rows or -1."""
         targets = self.shard.gather(self.targets).flatten()
         rows = torch.where(targets == self.ignore_index, ELSEWHERE, self.shard.rows.local(targets))
         flat = hidden.flatten(0, 1)
-        return FullCall(flat, weight, bias, rows, self.ignore_index, self.softcap, 1.0, self.filter_eps, True)
+        return FullCall(
+            flat, weight, bias, rows, self.ignore_index, self.softcap, self.temperature, self.filter_eps, True
+        )
 
     def partial(self, call: FullCall) -> Partial:
         """Results [P, M] over the own rows."""
@@ -184,11 +193,14 @@ class ShardedFull(ShardedLoss):
 
     def merge(self, parts: Partial) -> Merged:
         """See the head of this file."""
+        softcap = None if self.softcap is None else self.softcap / self.temperature
         if self.use_triton and self.targets.numel():
             from cce_kernels.sharded.kernels.tokens import launch_merge
 
-            return launch_merge(parts, self.targets, self.ignore_index, self.shard.num_items, softcap=self.softcap)
-        return merge(parts, self.targets, self.ignore_index, self.shard.num_items, self.softcap)
+            merged = launch_merge(parts, self.targets, self.ignore_index, self.shard.num_items, softcap=softcap)
+        else:
+            merged = merge(parts, self.targets, self.ignore_index, self.shard.num_items, softcap)
+        return merged if self.temperature == 1.0 else merged._replace(dhidden=merged.dhidden / self.temperature)
 
     def weight_gradient(self, call: FullCall, shift: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
         """DW and db of the own rows."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from cce_kernels.shard import Shard
 
 LOG2E = math.log2(math.e)
+NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 class Partial(NamedTuple):
@@ -41,6 +42,10 @@ class Merged(NamedTuple):
     shift: Tensor  # [M], 2^(s - shift) or e^(s - shift) is the gradient of a score; infinite where there is none
     pull: Tensor  # [M], minus the gradient of the target's score
     dhidden: Tensor  # [M, D] in the dtype of sums, before the upstream gradient
+
+    def scaled(self, factor: float) -> Merged:
+        """With gradients of scores that were multiplied by a factor before they were merged."""
+        return self._replace(pull=self.pull * factor, dhidden=self.dhidden * factor)
 
 
 def exchange(shard: Shard, partial: Partial) -> Partial:

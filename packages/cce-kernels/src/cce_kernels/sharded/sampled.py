@@ -4,12 +4,13 @@ Every process knows every draw, a function of (seed, step, row, slot), and works
 the base of the exponents, s' = s - log q and N_m = sum_r left_r negatives left,
 
     softmax:  T = sum_r e^(b_r - B) T_r,   z = B + log T + rest - log N_m - s_t,   loss = log(1 + e^z)
-              pull = sigma(z),   shift = B + log T + log(1 + e^-z),   dL/ds'_n = e^(s'_n - shift)
+              pull = sigma(z) / tau,   shift = B + log T + log(1 + e^-z),   dL/ds'_n = e^(s'_n - shift)
               dH = sum_r pull (e^(b_r - B) T_r / T) a_r - pull w_t
     pointwise: loss = c (beta softplus(-s_t) + sum_r T_r),   pull = c beta sigma(-s_t),   dH = sum_r a_r - pull w_t
 
-with `rest` = log(V - 1) or log(1 - q_t). A draw that hits the target is its owner's, and is left out there. The row of
-a negative and log q are read where the row is; an alias table is whole in every process.
+with `rest` = log(V - 1) or log(1 - q_t), and tau the temperature, by which all scores s are divided beforehand. A draw
+that hits the target is its owner's, and is left out there. The row of a negative and log q are read where the row is;
+an alias table is whole in every process.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from torch import Tensor
 
 from cce_kernels.dtypes import sum_dtype
 from cce_kernels.reduction import masks
-from cce_kernels.sampled.call import SampledCall
+from cce_kernels.sampled.call import SampledCall, sampled_call
 from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
-from cce_kernels.sampled.objectives import Objective, Terms, encode
-from cce_kernels.sampled.samplers import Popularity, Sampler, prepare
+from cce_kernels.sampled.objectives import Objective, Terms
+from cce_kernels.sampled.samplers import Popularity, Sampler
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import Merged, Partial, weighted_sum
+from cce_kernels.sharded.merge import NOTHING, Merged, Partial, weighted_sum
 from cce_kernels.sharded.targets import own_targets
 
 SKIPPED = -2  # the row of the target of a token that does not count
 
 
 class SampledOptions(NamedTuple):
-    """What one process computes differently from another call."""
+    """Options of a call, beside those of every sharded loss."""
 
     sampler: Sampler
     objective: Objective
@@ -67,27 +68,23 @@ class ShardedSampled(ShardedLoss):
         offset = as_counter(options.row_offset, device)
         sent = self.shard.gather(torch.cat((self.targets, offset[None])))
         targets, offsets = sent[:, :-1], sent[:, -1]
-        correct = options.objective.terms(options.num_negatives, rows.num_items).softmax
-        source = prepare(options.sampler, targets.flatten(), self.ignore_index, rows.num_items, correct=correct)
-        if source.log_rest is not None:
-            self.log_rest = source.log_rest.view(targets.shape)[rows.rank]
-        size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
-        valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
         by_place = options.sharing != "batch"  # else all rows draw the same
         groups = groups_of(targets.shape[1], options.sharing, options.tile_tokens, offsets if by_place else 0)
-        own_log_q = None
-        if source.log_q is not None and isinstance(options.sampler, Popularity):
-            own_log_q = options.sampler.own_log_q(rows, device)
-        elif source.log_q is not None:
-            own_log_q = rows.of(source.log_q)
-        self.weight_dtype = weight.dtype
-        call = SampledCall(
-            hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), as_counter(options.seed, device),
-            as_counter(options.step, device), size_tensor, source.id_table,
-            own_log_q, None, offsets if by_place else None, None,
-            rows.num_items, size, source.alias, options.num_negatives, groups.tokens, groups.number, 0, 0,
-            groups.stride, SKIPPED, *encode(options.objective), options.deterministic, True,
+        call = sampled_call(
+            hidden, weight, bias, targets, options.sampler, options.objective, options.seed, options.step,
+            num_negatives=options.num_negatives, groups=groups, ignore_index=self.ignore_index,
+            deterministic=options.deterministic, row_offset=offsets if by_place else None, num_items=rows.num_items,
         )  # fmt: skip
+        if call.log_rest is not None:
+            self.log_rest = call.log_rest.view(targets.shape)[rows.rank]
+        log_q = call.log_q
+        if log_q is not None:
+            sampler = options.sampler
+            log_q = sampler.own_log_q(rows, device) if isinstance(sampler, Popularity) else rows.of(log_q)
+        valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
+        own_rows = torch.where(valid, rows.local(targets), SKIPPED)
+        call = call._replace(targets=own_rows, ignore_index=SKIPPED, log_q=log_q, log_rest=None, with_dhidden=True)
+        self.weight_dtype = weight.dtype
         if options.use_triton:
             from cce_kernels.sharded.sampled_triton import narrow
 
@@ -101,10 +98,12 @@ class ShardedSampled(ShardedLoss):
         flat = hidden.flatten(0, 1)
         use_triton = self.options.use_triton
         score, row = own_targets(flat, weight, call.bias, call.targets.flatten(), use_triton=use_triton)
+        if call.terms.softmax and call.terms.scale != 1.0:
+            score *= call.terms.scale
         base, total, left = (hidden.new_zeros(hidden.shape[:2], dtype=dtype) for _ in range(3))
         mean = torch.zeros_like(hidden)
         if weight.shape[0] == 0:
-            base.fill_(sampled_reference.NOTHING)
+            base.fill_(NOTHING)
         elif use_triton:
             from cce_kernels.sharded.sampled_triton import write_sums
 
@@ -126,7 +125,8 @@ class ShardedSampled(ShardedLoss):
 
             constant = math.log(max(num_items - 1, 1))
             uncorrected = constant if self.log_rest is None else self.log_rest.contiguous()
-            return launch_merge(parts, self.targets, self.ignore_index, num_items, terms=terms, rest=uncorrected)
+            merged = launch_merge(parts, self.targets, self.ignore_index, num_items, terms=terms, rest=uncorrected)
+            return merged.scaled(terms.scale) if terms.softmax and terms.scale != 1.0 else merged
         valid, bad, _ = masks(self.targets, self.ignore_index, num_items)
         score = parts.target_score.sum(0)  # all but one are 0
         total = parts.total.sum(0)
@@ -138,7 +138,7 @@ class ShardedSampled(ShardedLoss):
             # The difference first, so that nothing else is rounded at the size of the scores.
             z = (top - score) + total.log() + rest - parts.left.sum(0).clamp(min=1).log()
             z = z + (score - score)  # NaN where the target's score is no finite number: 0 would be a plausible loss
-            loss, pull = _log1p_exp(z), torch.sigmoid(z)
+            loss, pull = _log1p_exp(z), torch.sigmoid(z) * terms.scale
             shift = torch.where(total != 0, top + (total.log() + _log1p_exp(-z)), torch.inf)
             shares = shares * torch.where(total != 0, pull / total, 0)
         else:

@@ -13,9 +13,9 @@ from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import draw_ids
 from cce_kernels.sampled.reference import grouped, ungrouped
 from cce_kernels.shard import Rows
+from cce_kernels.sharded.merge import NOTHING
 
 _CHUNK_ELEMENTS = 1 << 21
-NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 def own_draws(call: SampledCall, rows: Rows) -> Tensor:
@@ -29,7 +29,7 @@ class _Chunk(NamedTuple):
     ids: Tensor  # int64 [C, N], rows that are safe as an index
     rows: Tensor  # [C, N, D]
     targets: Tensor  # int64 [C, T], own rows or negative
-    scores: Tensor  # [C, T, N], corrected by log q
+    scores: Tensor  # [C, T, N], divided by the temperature and corrected by log q
     kept: Tensor  # [C, T, N]: the row is own and not the target
 
 
@@ -49,6 +49,8 @@ def _chunks(call: SampledCall) -> Iterator[tuple[slice, _Chunk]]:
         scores = torch.bmm(h, rows.transpose(1, 2))
         if call.bias is not None:
             scores += call.bias[ids].to(dtype)[:, None, :]
+        if call.terms.softmax and call.terms.scale != 1.0:
+            scores *= call.terms.scale
         if call.log_q is not None:
             scores -= call.log_q[ids].to(dtype)[:, None, :]
         kept = (drawn >= 0)[:, None, :] & (drawn[:, None, :] != target[:, :, None])
@@ -89,7 +91,7 @@ def add_gradient(
     shifts, pulls = grouped(shift.to(dtype), groups), grouped(pull.to(dtype), groups) * factor
     for part, chunk in _chunks(call):
         if terms.softmax:
-            slopes = torch.exp(chunk.scores - shifts[part][..., None])
+            slopes = torch.exp(chunk.scores - shifts[part][..., None]) * terms.scale
         else:
             slopes = torch.sigmoid(chunk.scores) * terms.scale
         counts = chunk.kept & (factor[part] != 0)[..., None]

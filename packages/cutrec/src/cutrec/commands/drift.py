@@ -59,7 +59,6 @@ def run(options: Namespace) -> None:
     from cutrec.reporting.text_table import render
     from cutrec.workflow import drift
     from rec_data.drift import compare_logs
-    from rec_data.splits.split import AUTO_COUNTS
 
     encoder = items = None
     if model is not None:
@@ -69,8 +68,7 @@ def run(options: Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         names = {"A": options.a, "B": options.b}
         logs = [drift.log_of(key, name, Path(folder) / key, values, options.changes) for key, name in names.items()]
-        fewest = config.split.min_item_count
-        fewest = AUTO_COUNTS[config.split.strategy][0] if fewest == "auto" else fewest
+        fewest, _ = config.split.min_counts()
         compared = compare_logs(*logs, min_item_count=fewest or 1, known=items)
         scores = None
         if encoder is not None and items is not None:

@@ -2,11 +2,13 @@
 
 Every user of the log gets a list that follows their whole history, including the events that the split held out from
 training. The log is the one beside the model: ``data/download/log.parquet`` for ``data/train``, and
-``data/update/download/log.parquet`` for ``data/update``. Without one there, it is that of the pipeline. The output is a
-parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
+``data/update/download/log.parquet`` for ``data/update``. Without one there, it is that of the pipeline. Where there is
+no log, the histories are those of the split (``split_folder``), each up to its last target. The output is a parquet or
+CSV of user_id, item_id, rank, score, with the ids of the log.
 
 ``--part i/n`` ranks for one of n parts of the users, in bounded memory, and writes the same lists as several parquet
-files into a folder. Parts may run at the same time; one that was killed goes on at the next call.
+files into a folder. Parts may run at the same time; one that was killed goes on at the next call. A log whose split is
+in parts (split.memory) is never read at once: without ``--part`` all its users are ranked in this way too.
 
 Examples:
     uv run cutrec recommend --k 20 --out lists.csv
@@ -35,12 +37,16 @@ from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
 from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout, log_beside
+from cutrec.stores import parts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from cutrec.workflow.history_sources import HistorySource
+    from cutrec.workflow.scoring import Scored
     from rec_data.config import Download
+    from rec_data.sequences.parts import Part
     from rec_models.encoders import Encoder
 
 OUT = DATA / "recommend" / "recommendations.parquet"
@@ -111,13 +117,17 @@ def run(options: Namespace) -> None:
     if options.chunk_events is not None and options.part is None:
         raise StageError("--chunk-events: it is about --part, which is not given; --part 1/1 takes all users")
     if options.part is not None:
-        run_part(options)
+        run_parts(options)
+        return
+    config = load()
+    if (parts := parts_of(Path(config.split_folder))) > 1 and of_whole_log(options):
+        print(f"note: the split is in {parts} parts, so lists are written in parts too (--part 1/1)", file=sys.stderr)
+        run_parts(options)
         return
     printed = bool(options.user) if options.out is None else options.out.name == "-"
     out = OUT if printed or options.out is None else options.out  # a refit is kept beside it
     if out.suffix not in SUFFIXES:
         raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}, or -")
-    config = load()
 
     from cutrec.workflow import recommend
 
@@ -126,6 +136,7 @@ def run(options: Namespace) -> None:
         prepare_output_file("--out", out)
     model = existing_model(options.model)
     log = LOG if options.refit else log_of(model)
+    split = Path(config.split_folder)
     if options.refit:
         verified(log)
         from cutrec.workflow.refit import refit
@@ -133,15 +144,18 @@ def run(options: Namespace) -> None:
         folder = out.with_suffix(".refit")
         model = refit(config, model, log, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
     encoder, item_names = load_model(options, model, device)
-    of_the_log = options.histories is None
+    of_the_log = options.histories is None and not without_log(log, split)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lists.csv" if printed else out
-        with atomic_file(out) as part, unchanged(*([log] if of_the_log else [])):
+        read = [log] if of_the_log else [split] if options.histories is None else []
+        with atomic_file(out) as part, unchanged(*read):
             if of_the_log:
                 tie_seed = config.download.tie_seed(config.seed)
                 histories, notes = recommend.read_log(
                     log, item_names, model=model, trained_with=encoder.log, tie_seed=tie_seed, users=options.user
                 )
+            elif options.histories is None:
+                histories, notes = recommend.read_split(split, item_names, log=log, users=options.user)
             else:
                 settings, named = history_settings(options)
                 histories, notes = recommend.read_file(
@@ -171,9 +185,20 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
+def of_whole_log(options: Namespace) -> bool:
+    """Whether lists are for all users of the log of the pipeline, by a model as it is."""
+    some = options.user or options.refit or options.histories is not None
+    return not some and log_of(existing_model(options.model)) == LOG
+
+
 def log_of(model: Path) -> Path:
     """The log beside a model, or that of the pipeline."""
     return log_beside(model.parent) or LOG
+
+
+def without_log(log: Path, split: Path) -> bool:
+    """Whether there is a split and no log, as where the split was made elsewhere."""
+    return not log.is_file() and (split / "summary.json").is_file()
 
 
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
@@ -186,49 +211,68 @@ def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[E
     return encoder, item_names
 
 
-def run_part(options: Namespace) -> None:
-    """Recommend for a part of the users, into a folder."""
+def run_parts(options: Namespace) -> None:
+    """Recommend for a part of the users, or one part after another for all, into a folder."""
     out = PARTS if options.out is None else options.out
     if options.user or options.refit:
         cure = "a model of --refit is used with --model OUT.refit"
         raise StageError(f"--part: found it with --user or --refit, allowed: all users and a trained model; {cure}")
     if out.suffix in SUFFIXES or out.name == "-" or out.is_file():
-        raise StageError(f"--out: found {out}, allowed with --part: a folder, which gets several parquet files")
+        why = "for a split in parts" if options.part is None else "with --part"
+        raise StageError(f"--out: found {out}, allowed {why}: a folder, which gets several parquet files")
     config = load()
 
     from cutrec.workflow import recommend
-    from cutrec.workflow.scoring import CHUNK_EVENTS, score_part
+    from cutrec.workflow.history_sources import LogSource, SplitSource
+    from cutrec.workflow.scoring import CHUNK_EVENTS, parts_for, score_part
     from rec_data.sequences.parts import Part
 
     prepare_output_folder("--out", out)
-    device, model, part = recommend.choose_device(options.device), existing_model(options.model), Part(*options.part)
+    device, model = recommend.choose_device(options.device), existing_model(options.model)
     encoder, item_names = load_model(options, model, device)
     with tempfile.TemporaryDirectory() as folder:
         log, tie_seed = log_of(model), config.download.tie_seed(config.seed)
-        if options.histories is None:
+        split = Path(config.split_folder)
+        source: HistorySource
+        if options.histories is None and without_log(log, split):
+            source = SplitSource(split, item_names)
+            found, tie_seed, notes = source.checksum(), None, [recommend.no_log(log, split)]
+        elif options.histories is None:
             found = checksum(verified(log))
             notes = recommend.notes_on_log(log, found, model=model, trained_with=encoder.log)
+            source = LogSource(log, item_names, tie_seed)
         else:
             settings, named = history_settings(options)
             log, tie_seed = Path(folder) / "log.parquet", settings.tie_seed(config.seed)
             notes = recommend.write_file(options.histories, log, root=live_checkout(), named=named, settings=settings)
             found = checksum(log)
+            source = LogSource(log, item_names, tie_seed)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-        done = score_part(
-            encoder,
-            item_names,
-            log,
-            out,
-            part,
-            {"model": checksum(model), "log": found, "k": options.k, "keep_seen": options.keep_seen, "ties": tie_seed},
-            tie_seed=tie_seed,
-            k=options.k,
-            batch_users=options.batch_users or config.evaluate.batch_users,
-            keep_seen=options.keep_seen,
-            chunk_events=options.chunk_events or CHUNK_EVENTS,
-        )
-    for note in recommend.unusable(done.unknown_items, done.empty_users):
+        events = options.chunk_events or CHUNK_EVENTS
+        parts = [Part(*options.part)] if options.part else parts_for(source, events)
+        job = {"model": checksum(model), "log": found, "k": options.k, "keep_seen": options.keep_seen, "ties": tie_seed}
+        for part in parts:
+            done = score_part(
+                encoder,
+                item_names,
+                source,
+                out,
+                part,
+                job,
+                k=options.k,
+                batch_users=options.batch_users or config.evaluate.batch_users,
+                keep_seen=options.keep_seen,
+                chunk_events=events,
+            )
+            print_done(done, out, part, device)
+
+
+def print_done(done: Scored, out: Path, part: Part, device: torch.device) -> None:
+    """What was written of a part, and what could not be used."""
+    from cutrec.workflow.recommend import unusable
+
+    for note in unusable(done.unknown_items, done.empty_users):
         print(f"note: {note}", file=sys.stderr)
     if done.users == 0:
         print(f"note: part {part.number} of {part.of} holds no user with a list", file=sys.stderr)

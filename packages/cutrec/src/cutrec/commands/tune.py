@@ -79,7 +79,7 @@ def run(options: Namespace) -> None:
         refuse_preset_name(PARAMS, options.name, overwrite=may_replace(search))
 
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
-    found = tune(config, SPLIT, search_folder(), **settings, begin=refuse_taken_name)
+    found = tune(config, Path(config.split_folder), search_folder(), **settings, begin=refuse_taken_name)
     print(table_of(found))
     print()
     if read_point(options.changes or []) != config:
@@ -115,8 +115,11 @@ def refuse_other_split(config: Config) -> None:
         StageError: naming the command that makes the split.
     """
     cure = "allowed: the split of the current point, which `dvc repro split` makes"
-    if not (SPLIT / "items.parquet").is_file():
-        raise StageError(f"{SPLIT}: found no split, {cure}")
+    split = Path(config.split_folder)
+    if not (split / "items.parquet").is_file():
+        raise StageError(f"{split}: found no split, {cure}")
+    if split != SPLIT:  # made elsewhere, of a log that is not here
+        return
     if (known := read_json(DATA / "download" / "summary.json")["dataset"]) != config.dataset:
         raise StageError(f"{SPLIT}: found the split of {known}, dataset is {config.dataset}, {cure}")
 

@@ -59,7 +59,7 @@ def users_of_log(users: Any, log: Histories, names: Index, form: LogForm) -> Ask
     found = np.where(places >= 0, rows[places], -1) if len(rows) else places
     own = np.flatnonzero(found >= 0)
     chosen, offsets = found[own], log.store.offsets.numpy()
-    gather = Gather(log.store.items, torch.device("cpu"))
+    gather = Gather([log.store.items], torch.device("cpu"))
     items, ends = gather(offsets[chosen], offsets[chosen + 1] - offsets[chosen])
     store = SequenceStore(items.int(), ends, torch.from_numpy(own.astype(np.int32)))
     return Asked(asked, store, form.user_type, _without("users", asked, store, absent=int((places < 0).sum())))

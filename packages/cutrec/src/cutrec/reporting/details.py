@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cutrec.outputs import write_csv
-from rec_eval import Evaluation, IntervalRow, compare, intervals, metrics_by_segment, popularity_profile
+from rec_eval import Evaluation, IntervalRow, ShownItems, compare, intervals, metrics_by_segment, popularity_profile
 
 EXAMPLES = 10
 SHOWN = 10
-"""Items of a history and of a list that an example shows."""
+"""Items of a history and of a list that an example shows; of the lists whose concentration is drawn."""
 POINTS = 200
 """Points of the curves of concentration."""
 SEGMENT_METRICS = ("ndcg@10", "hitrate@10")
@@ -36,24 +37,20 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Rankings:
-    """The lists of a model and of its baseline for the same U test users over V items, and their metrics."""
+    """What was measured of a model and of its baseline, on the same L lists over V items."""
 
-    lists: dict[str, npt.NDArray[Any]]
-    """``[U, K]`` ids, -1 in empty places, of ``model`` and ``popularity``."""
     results: dict[str, Evaluation]
-    """By the same names."""
+    """Of ``model`` and ``popularity``."""
+    shown: dict[str, ShownItems]
+    """By the same names, at the same k."""
     targets: npt.NDArray[Any]
-    """``[U]`` ids."""
-    offsets: npt.NDArray[Any]
-    """``[U + 1]``: the history of user u is ``history[offsets[u] : offsets[u + 1]]``."""
-    history: npt.NDArray[Any]
-    """``[nnz]`` ids."""
+    """``[L]`` ids."""
+    lengths: npt.NDArray[Any]
+    """``[L]`` items of each history."""
     counts: npt.NDArray[Any]
     """``[V]`` interactions of each item in training."""
-    user_names: Any
-    """``[U]`` Arrow array, ids as in the raw log."""
-    item_names: Any
-    """``[V]`` Arrow array, ids as in the raw log."""
+    examples: list[dict[str, Any]]
+    """Of `example`."""
     days: npt.NDArray[Any] | None = None
     """``[L]`` days from the last event of the history to the target; None without a clock."""
 
@@ -67,7 +64,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
     write_csv(folder / "comparison.csv", compared[0]._fields, map(_without_nan, compared))
     interactions = rankings.counts[rankings.targets]
     properties = {
-        "history": np.diff(rankings.offsets),
+        "history": rankings.lengths,
         **({} if rankings.days is None else {"days": rankings.days}),
         "popularity": interactions,
         "known_target": np.minimum(interactions, 1),
@@ -84,12 +81,12 @@ def write_details(rankings: Rankings, folder: Path) -> None:
     _write_named(segments, folder / "segments.csv")
     ks = rankings.results["model"].ks
     profiles = {
-        name: popularity_profile(lists, rankings.targets, rankings.counts, ks) for name, lists in rankings.lists.items()
+        name: popularity_profile(shown, rankings.targets, rankings.counts, ks) for name, shown in rankings.shown.items()
     }
     profiles["popularity"] = profiles["popularity"][1:]  # the row of consumed items is the same in both
     _write_named(profiles, folder / "popularity.csv")
     _write_concentration(rankings, folder / "concentration.csv")
-    text = json.dumps(examples(rankings), indent=1, default=str)
+    text = json.dumps(rankings.examples, indent=1, default=str)
     (folder / "examples.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -119,44 +116,54 @@ def _write_concentration(rankings: Rankings, path: Path) -> None:
     """Write the cumulative shares from the most popular item on, at places that are evenly spaced on a log scale."""
     order = np.argsort(-rankings.counts, kind="stable")
     places = np.unique(np.geomspace(1, order.size, POINTS).round().astype(np.int64))
-    events = {"consumed": rankings.targets, **{name: lists[:, :SHOWN] for name, lists in rankings.lists.items()}}
-    curves = {}
-    for name, ids in events.items():
-        times = np.bincount((ids + 1).ravel(), minlength=order.size + 1)[1:]  # place 0 counts the empty places
-        curves[name] = np.cumsum(times[order])[places - 1] / times.sum()
+    shown = {name: found.times[found.ks.index(SHOWN)] for name, found in rankings.shown.items()}
+    events = {"consumed": np.bincount(rankings.targets, minlength=order.size), **shown}  # [V] each
+    curves = {name: np.cumsum(times[order])[places - 1] / times.sum() for name, times in events.items()}
     columns = [places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values())]
     write_csv(path, ["items", *curves], zip(*columns, strict=True))
 
 
-def examples(rankings: Rankings) -> list[dict[str, Any]]:
-    """Test users drawn at random (the same for every run over one split), with their history, target and list.
+def example_rows(lists: int) -> npt.NDArray[np.int64]:
+    """The test users that are shown as examples: rows drawn at random, the same for every run over one split."""
+    return np.sort(np.random.default_rng(0).permutation(lists)[:EXAMPLES])
+
+
+def example(
+    user: Any,
+    history: npt.NDArray[Any],
+    target: int,
+    recommended: npt.NDArray[Any],
+    *,
+    counts: npt.NDArray[Any],
+    item_names: pa.Array,
+) -> dict[str, Any]:
+    """A test user with their history, target and list.
+
+    Args:
+        user: the id as in the raw log.
+        history: ids of items.
+        target: id of an item.
+        recommended: ids, -1 in empty places.
+        counts: ``[V]`` interactions of each item in training.
+        item_names: ``[V]`` ids as in the raw log.
 
     Returns:
-        For each user: ``user``; ``history``, the last items; ``earlier``, how many items came before these; ``target``;
-        ``repeat``, whether it is in the history already; ``target_count``, its interactions in training; ``rank`` of
-        the target in the list or None; ``recommended``.
+        ``user``; ``history``, the last items; ``earlier``, how many items came before these; ``target``; ``repeat``,
+        whether it is in the history already; ``target_count``, its interactions in training; ``rank`` of the target in
+        the list or None; ``recommended``.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(rankings.targets.size)[:EXAMPLES])
-    lists = rankings.lists["model"]
 
     def names(ids: npt.NDArray[Any]) -> list[Any]:
-        return list(rankings.item_names.take(ids[ids >= 0]).to_pylist())
+        return list(item_names.take(pa.array(ids[ids >= 0])).to_pylist())
 
-    rows = []
-    for user in chosen.tolist():
-        history = rankings.history[rankings.offsets[user] : rankings.offsets[user + 1]]
-        target = rankings.targets[user]
-        place = np.flatnonzero(lists[user] == target)
-        rows.append(
-            {
-                "user": rankings.user_names[user].as_py(),
-                "history": names(history[-SHOWN:]),
-                "earlier": max(0, history.size - SHOWN),
-                "target": names(rankings.targets[user : user + 1])[0],
-                "repeat": bool(np.isin(target, history)),
-                "target_count": int(rankings.counts[target]),
-                "rank": int(place[0]) + 1 if place.size else None,
-                "recommended": names(lists[user, :SHOWN]),
-            }
-        )
-    return rows
+    place = np.flatnonzero(recommended == target)
+    return {
+        "user": user,
+        "history": names(history[-SHOWN:]),
+        "earlier": max(0, history.size - SHOWN),
+        "target": item_names[target].as_py(),
+        "repeat": bool(np.isin(target, history)),
+        "target_count": int(counts[target]),
+        "rank": int(place[0]) + 1 if place.size else None,
+        "recommended": names(recommended[:SHOWN]),
+    }

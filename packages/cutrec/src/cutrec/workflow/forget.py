@@ -18,6 +18,7 @@ from cutrec.checksums import checksum, read_output, verify_folder, write_checksu
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
 from cutrec.paths import COMPLETE, DATA, LOG, MODEL, OLD_MODEL, PER_USER, SPLIT, STAGES, UPDATE
+from cutrec.stores import refuse_parts
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -133,6 +134,9 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
         ValueError: A file is damaged, or nobody would be left.
         OSError: A file cannot be written.
     """
+    if (split := data / SPLIT.relative_to(DATA)) / "users.parquet" in found:
+        cure = f"remove it (rm -r {split}), run this again, and split the log again (dvc repro)"
+        refuse_parts(split, cure)
     lines = _remove_found(users, found, data)
     for _ in range(_ROUNDS):
         if not (again := find_users(users, data)):

@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from cutrec import config
-from cutrec.checksums import read_output
+from cutrec.checksums import verified
 from cutrec.config_point import Config
 from cutrec.decide import Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
 from cutrec.paths import DATA, SPLIT
+from cutrec.stores import read_stores
 from cutrec.workflow import synthetic_split
-from rec_data.sequences.store import SequenceStore
 from rec_data.sources.synthetic import SHAPES
 from rec_models.encoders.registry import ENCODERS
 from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes, load, memory_of, seconds_of
@@ -72,13 +74,15 @@ def facts_of(point: Config) -> Facts:
     """The sizes of a point's log.
 
     A published log has the sizes of its synthetic twin. The demo and a log of your own are read from ``data/split``,
-    the output of the stage ``split``.
+    the output of the stage ``split``, or from another ``split_folder``.
 
     Raises:
         ConfigError: another log, which is not split yet.
         DataError: no synthetic log has this name.
     """
-    name = point.dataset
+    name, folder = point.dataset, Path(point.split_folder)
+    if folder != SPLIT:
+        return _facts_of_split(folder)
     if name in SHAPES or name.startswith("twin:"):
         split = synthetic_split.split_of(name.removeprefix("twin:"), point.split)
         return Facts(split.num_items, split.lengths, split.train_users)
@@ -91,8 +95,12 @@ def facts_of(point: Config) -> Facts:
         raise ConfigError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {SPLIT}; {other}"
         )
-    lengths = read_output(SequenceStore.open, SPLIT / "sequences" / "train.arrow").lengths.numpy()
-    return Facts.of(pq.read_metadata(SPLIT / "items.parquet").num_rows, lengths)
+    return _facts_of_split(SPLIT)
+
+
+def _facts_of_split(folder: Path) -> Facts:
+    lengths = np.concatenate([store.lengths.numpy() for store in read_stores(folder, "train")])
+    return Facts.of(pq.read_metadata(verified(folder / "items.parquet")).num_rows, lengths)
 
 
 def sizes_from(point: Config, facts: Facts) -> Sizes:

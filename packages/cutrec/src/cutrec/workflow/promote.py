@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import torch
 from cutrec.checksums import checksum, read_output, verified, verify_folder
 from cutrec.errors import StageError
 from cutrec.outputs import unchanged
+from cutrec.stores import read_stores
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import load_model
 from cutrec.workflow.recommendations import ranked_batches
@@ -30,7 +31,7 @@ from rec_data.arrays import Int64s
 from rec_data.ids import read_ids
 from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
-from rec_eval import Comparison, Evaluation, compare, evaluate
+from rec_eval import Comparison, Evaluation, compare, evaluate, join_evaluations
 
 if TYPE_CHECKING:
     from cutrec.config_point import Config
@@ -74,27 +75,30 @@ def decide(
     encoder, items = load_encoder(verified(new), verified(split / "items.parquet"), device)
     users = read_output(read_ids, split / "users.parquet")
     hashes = {"items": items.hash, "users": users.hash}
-    part = next(name for name in PARTS if name == PARTS[-1] or (split / "sequences" / f"{name}.arrow").is_file())
-    store = read_output(SequenceStore.open, split / "sequences" / f"{part}.arrow", hashes=hashes)
-    if len(store) == 0:
+    there = {path.stem for path in (split / "sequences").glob("*")}
+    part = next(name for name in PARTS if name == PARTS[-1] or name in there)
+    models = {"running": load_model(running, device), "new": (encoder, items.names)}
+    found: dict[str, list[Evaluation]] = {name: [] for name in models}
+    tested = [np.empty(0, np.int32)]
+    for store in filter(len, read_stores(split, part, hashes=hashes)):
+        tested.append(store.user_ids.numpy().copy())
+        for name, (model, own) in models.items():
+            found[name].append(_test(config, model, own, store, items.names, k))
+    ids = np.concatenate(tested)
+    if not ids.size:
         raise StageError(f"{split}: found no {part} users, allowed: at least 1 (of a larger log)")
-    old_encoder, old_names = load_model(running, device)
-    names = users.names.take(pa.array(store.user_ids.numpy())).to_numpy(zero_copy_only=False)
-    results = {
-        name: _test(config, model, own, store, items.names, names, k)
-        for name, model, own in (("running", old_encoder, old_names), ("new", encoder, items.names))
-    }
-    found = compare(results["running"], results["new"], f"{metric}@{k}", name_a="running", name_b="new")
-    least = -margin * found.mean_a
-    reason = f"{found.metric} changes by {found.difference:+.4f}, allowed: {least:+.4f} or more"
-    if not (found.low > least or found.high < least):
+    order = np.argsort(ids, kind="stable")
+    names = users.names.take(pa.array(ids[order])).to_numpy(zero_copy_only=False)
+    results = {name: join_evaluations(parts, order, {}, user_ids=names) for name, parts in found.items()}
+    compared = compare(results["running"], results["new"], f"{metric}@{k}", name_a="running", name_b="new")
+    least = -margin * compared.mean_a
+    reason = f"{compared.metric} changes by {compared.difference:+.4f}, allowed: {least:+.4f} or more"
+    if not (compared.low > least or compared.high < least):
         reason += "; the test users are too few to tell the difference from that"
-    return Decision(found.difference >= least, reason, found, part)
+    return Decision(compared.difference >= least, reason, compared, part)
 
 
-def _test(
-    config: Config, encoder: Encoder, own: pa.Array, store: SequenceStore, items: pa.Array, users: Any, k: int
-) -> Evaluation:
+def _test(config: Config, encoder: Encoder, own: pa.Array, store: SequenceStore, items: pa.Array, k: int) -> Evaluation:
     """Accuracy of a model with a catalogue of its own on the test users of a split."""
     assert store.targets is not None
     text = pa.large_string()
@@ -118,7 +122,7 @@ def _test(
     for places, found in batches:
         ids = found.ids.cpu().numpy()
         lists[places.numpy()] = np.where(ids >= 0, back[ids], -1)
-    return evaluate(lists, store.targets.numpy(), [k], user_ids=users)
+    return evaluate(lists, store.targets.numpy(), [k])
 
 
 def versions(running: Path) -> Path:

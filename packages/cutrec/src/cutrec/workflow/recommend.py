@@ -15,6 +15,7 @@ from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
 from cutrec.outputs import read_json, unchanged
 from cutrec.workflow.fetch import drop_without_effect
+from cutrec.workflow.history_sources import SplitSource
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Download
@@ -84,6 +85,36 @@ def read_log(
     if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
         notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
     return histories, notes
+
+
+def read_split(
+    split: Path, item_names: pa.Array, *, log: Path, users: Sequence[str] | None
+) -> tuple[Histories, list[str]]:
+    """Read the histories of a split whose log is not at hand: those of some users from their parts alone.
+
+    Args:
+        split: its folder.
+        item_names: ``[V]`` original item ids by dense id.
+        log: where the log would be, for the note.
+        users: ids of the users as text; None means all.
+
+    Returns:
+        The histories, and notes.
+
+    Raises:
+        StageError: a file is missing or damaged, or of other items.
+    """
+    source, notes = SplitSource(split, item_names), [no_log(log, split)]
+    histories = source.everybody() if users is None else source.of_users(users)
+    found = histories.user_names.take(pa.array(histories.store.user_ids.numpy()))
+    if users and (absent := sorted(set(users) - set(map(str, found.to_pylist())))):
+        notes.append(f"users that {split} does not hold: {', '.join(map(repr, absent))}")
+    return histories, notes
+
+
+def no_log(log: Path, split: Path) -> str:
+    """A note that histories are those of the split."""
+    return f"no {log}: histories are those of {split}, up to the last target of each user"
 
 
 def notes_on_log(log: Path, found: str, *, model: Path, trained_with: str | None) -> list[str]:

@@ -76,13 +76,27 @@ def write_recommendations(
     Yields:
         The item ids ``[u, k]`` of each batch, -1 in empty places.
     """
-    fields = {"user_id": users.type, "item_id": items.type, "rank": pa.int32(), "score": pa.float32()}
+    with list_writer(path, users.type, items.type, as_csv=as_csv) as writer:
+        yield from append_lists(writer, ranked, users, items)
+
+
+def list_writer(
+    path: Path, users: pa.DataType, items: pa.DataType, *, as_csv: bool = False
+) -> csv.CSVWriter | pq.ParquetWriter:
+    """Open the file of `write_recommendations`, for ids of these types; it is complete when the writer is closed."""
+    fields = {"user_id": users, "item_id": items, "rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(list(fields.items()))
-    with csv.CSVWriter(path, schema) if as_csv else pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for user_ids, lists in ranked:
-            ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
-            writer.write_table(list_table(user_ids.numpy(), ids, scores, users, items))
-            yield ids
+    return csv.CSVWriter(path, schema) if as_csv else pq.ParquetWriter(path, schema, compression="zstd")
+
+
+def append_lists(
+    writer: csv.CSVWriter | pq.ParquetWriter, ranked: Iterable[tuple[Tensor, TopK]], users: pa.Array, items: pa.Array
+) -> Iterator[npt.NDArray[Any]]:
+    """Stream rankings into the file of a `list_writer`, as `write_recommendations` does."""
+    for user_ids, lists in ranked:
+        ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
+        writer.write_table(list_table(user_ids.numpy(), ids, scores, users, items))
+        yield ids
 
 
 def list_table(

@@ -22,6 +22,7 @@ from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import MODEL, OLD_MODEL, SETTINGS
 from cutrec.reporting.model_card import CARD, model_card
+from cutrec.stores import refuse_parts
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.initial import is_updated, trained_values
@@ -65,6 +66,7 @@ def refit(
             f"--refit: found {model}, which was trained further from another model (train.init_from) and for too few "
             "epochs to begin with random weights, allowed: a model that was not"
         )
+    refuse_parts(split, "--refit trains on the whole log in memory; without it, the model of data/train recommends")
     with unchanged(log, split):
         refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
         if not (path := split / "summary.json").is_file():

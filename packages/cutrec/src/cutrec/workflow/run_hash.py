@@ -26,14 +26,16 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     settings = dataclasses.asdict(config)
     settings["batch_size"] *= settings["train"].pop("devices")
     del settings["train"]["table"]
-    for section in ("dataset", "download", "split", "report", "undecided"):
+    for section in ("dataset", "download", "split", "split_folder", "report", "undecided"):
         del settings[section]
     for key in ("init_from", "tracker"):
         del settings["train"][key]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     code = training_code() if code is None else code
-    data = {path.name: path for path in [*sorted((split / "sequences").iterdir()), split / "items.parquet"]}
+    stores = sorted((split / "sequences").rglob("*.arrow"))
+    data = {path.relative_to(split / "sequences").as_posix(): path for path in stores}
+    data["items.parquet"] = split / "items.parquet"
     data |= {} if start is None else {"init_from": start}
     for name, path in [*sorted(code.items()), *data.items()]:
         with path.open("rb") as file:

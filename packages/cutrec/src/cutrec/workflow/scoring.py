@@ -12,9 +12,7 @@ Readers such as Spark, pyarrow and DuckDB skip names that begin with an undersco
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_file, read_json, temporary_folder, unchanged, write_json
+from cutrec.outputs import atomic_file, read_json, unchanged, write_json
+from cutrec.workflow.history_sources import HistorySource, SplitSource
 from cutrec.workflow.ranking import scoring_catalogue
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
-from rec_data.errors import refuse_if_full
 from rec_data.locks import locked
-from rec_data.sequences.histories import Skipped, read_histories
-from rec_data.sequences.parts import Part, count_rows, write_chunks
+from rec_data.sequences.histories import Skipped
+from rec_data.sequences.parts import Part
 from rec_models.encoders import Encoder
 
 JOB = "_recommend.json"
@@ -67,42 +65,40 @@ class Scored(NamedTuple):
 def score_part(
     encoder: Encoder,
     items: pa.Array,
-    log: Path,
+    source: HistorySource,
     out: Path,
     part: Part,
     job: dict[str, Any],
     *,
-    tie_seed: int | None,
     k: int,
     batch_users: int,
     keep_seen: bool,
     chunk_events: int = CHUNK_EVENTS,
 ) -> Scored:
-    """Rank the catalogue for the users of one part of a log.
+    """Rank the catalogue for the users of one part.
 
     A part that is complete is left as it is. One that was killed goes on after its last complete chunk. Calls for
     different parts may run at the same time, on one machine or on several with a common folder.
 
-    Memory: the model, and about `chunk_events` rows of the log, whatever its size.
+    Memory: the model, and about `chunk_events` events of the histories, however many there are.
 
     Args:
         encoder: in eval mode.
         items: ``[V]`` original item ids by dense id.
-        log: a parquet file as the stage download writes it.
+        source: of the histories.
         out: an existing folder.
         part: which users.
         job: what decides the lists (hashes of the model and the log, options) as JSON values.
-        tie_seed: seed of the order of events with equal times; None keeps the order of rows.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.
         chunk_events: mean number of events per chunk.
 
     Raises:
-        DataError: the log cannot be read, or there is no space left.
-        StageError: the folder holds other files, or parts of another job, or the log was replaced meanwhile.
+        DataError: a log cannot be read, or there is no space left.
+        StageError: the folder holds other files, or parts of another job, or the log or split was replaced meanwhile.
     """
-    chunks = max(1, -(-count_rows(log) // (part.of * chunk_events)))
+    chunks = max(1, -(-source.rows() // (part.of * chunk_events)))
     if chunks > MOST_CHUNKS:
         raise StageError(
             f"--part: found {chunks:,} chunks in part {part.number} of {part.of}, allowed: {MOST_CHUNKS}; take more "
@@ -116,10 +112,9 @@ def score_part(
         }
         missing = [chunk for chunk, path in paths.items() if not path.is_file()]
         unknown, empty = Skipped.none(), Skipped.none()
-        with unchanged(log), _chunk_logs(log, part, place, of=chunks, wanted=missing) as logs:
+        with unchanged(source.path), closing(source.chunks(part, place, of=chunks, wanted=missing)) as read:
             catalogue = scoring_catalogue(encoder) if missing else None
-            for chunk, own in logs.items():
-                histories = read_histories(own, items, tie_seed=tie_seed)
+            for chunk, histories in read:
                 ranked = ranked_batches(
                     encoder,
                     histories.store,
@@ -140,6 +135,13 @@ def score_part(
     if complete:
         (out / SUCCESS).touch()
     return Scored(users, rows, chunks, len(missing), unknown, empty, complete)
+
+
+def parts_for(source: HistorySource, chunk_events: int) -> list[Part]:
+    """All parts: those of a split, or of a log the fewest that its chunks allow, as each is a pass over the log."""
+    of = max(1, -(-source.rows() // (chunk_events * MOST_CHUNKS)))
+    of = source.parts if isinstance(source, SplitSource) else of
+    return [Part(number, of) for number in range(1, 1 + of)]
 
 
 def _marker(out: Path, part: Part) -> Path:
@@ -170,29 +172,6 @@ def _open_folder(out: Path, job: dict[str, Any]) -> None:
         else:
             with atomic_file(out / JOB) as file:
                 write_json(file, job)
-
-
-@contextmanager
-def _chunk_logs(log: Path, part: Part, place: Path, *, of: int, wanted: Sequence[int]) -> Iterator[dict[int, Path]]:
-    """Yield the log of each chunk that is wanted, in a temporary folder beside the lists; the whole log if it is all.
-
-    A folder that a killed process left is removed.
-    """
-    if not wanted:
-        yield {}
-    elif part.of == of == 1:
-        yield {1: log}
-    else:
-        folder = temporary_folder(place)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir()
-            yield write_chunks(log, part, folder, of=of, wanted=wanted)
-        except Exception as error:
-            refuse_if_full(folder, error)
-            raise
-        finally:
-            shutil.rmtree(folder)
 
 
 def _count(path: Path) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config_point import Config
@@ -33,14 +34,23 @@ def split(config: Config, log: Path, out: Path) -> None:
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
             tie_seed=config.download.tie_seed(config.seed),
         )
-        write_json(folder / "summary.json", summary | {"log_sha256": checksum(log)})
-        write_checksums(folder)
-        # Positions in each user's sequence cannot be compared between users, so their temporal split is meaningless.
-        if summary["strategy"] == "temporal" and not summary["clock"]:
-            raise StageError(
-                f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
-                "not Unix times after 1990, allowed: leave_one_out, a timestamp column that holds a clock, or "
-                "download.time_format if it holds dates in another form"
-            )
-        for remark in split_remarks(config, summary):
-            print(f"note: {remark.line}", file=sys.stderr)
+        complete(config, folder, summary | {"log_sha256": checksum(log)})
+
+
+def complete(config: Config, folder: Path, summary: dict[str, Any]) -> None:
+    """Add the checksums to a split that was made by the settings, check it and print the remarks on it.
+
+    Raises:
+        StageError: it is a temporal split of a log whose times are positions.
+    """
+    write_json(folder / "summary.json", summary)
+    write_checksums(folder)
+    # Positions in each user's sequence cannot be compared between users, so their temporal split is meaningless.
+    if summary["strategy"] == "temporal" and not summary["clock"]:
+        raise StageError(
+            f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
+            "not Unix times after 1990, allowed: leave_one_out, a timestamp column that holds a clock, or "
+            "download.time_format if it holds dates in another form"
+        )
+    for remark in split_remarks(config, summary):
+        print(f"note: {remark.line}", file=sys.stderr)

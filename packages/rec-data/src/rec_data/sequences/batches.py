@@ -8,6 +8,7 @@ Needs torch, numpy and pyarrow only.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,17 +19,17 @@ from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.sequences.examples import (
     Examples,
-    epoch_order,
+    count_examples,
     last_windows,
-    num_batches,
     replayed_order,
-    shard,
     sliding_windows,
     with_new_items,
 )
 from rec_data.sequences.gather import IGNORE, Gather, repeat_rows
 from rec_data.sequences.masking import mask_items
+from rec_data.sequences.schedule import Schedule
 from rec_data.sequences.store import SequenceStore
+from rec_data.sequences.subsets import StoreParts
 
 __all__ = ["Batch", "SequenceStore", "TrainingBatches", "inference_batches"]
 
@@ -49,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class TrainingBatches:
-    """The training examples of a store, batch by batch.
+    """The training examples of a store or of a subset in parts, batch by batch.
 
     ``next_item``: the last ``max_seq_len + 1`` items of a user; all but the last are inputs, and the target at each is
     the item that follows. ``masked_item``: the last ``max_seq_len`` items; the targets are the items behind the mask
@@ -58,7 +59,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        store: SequenceStore,
+        store: SequenceStore | StoreParts,
         *,
         num_items: int,
         task: Literal["next_item", "masked_item"] = "next_item",
@@ -79,7 +80,9 @@ class TrainingBatches:
         again; until then they count as memory of the process.
 
         Args:
-            store: The training histories.
+            store: The training histories. Of those in parts the examples of all parts are shuffled together, and each
+                rank opens its own parts only if ``world_size`` divides their number (`Schedule`). Example by example,
+                an epoch is that of one store; the order and the masks depend on the parts.
             num_items: Rows of the item table; every item of the store must be below it.
             task: ``next_item`` or ``masked_item``.
             batch_size: Sequences per batch and rank.
@@ -97,7 +100,8 @@ class TrainingBatches:
             replay: How many of the others an epoch has, drawn for each epoch, as a multiple of those with new items.
 
         Raises:
-            DataError: An argument out of range, an item out of range, or too few examples for the ranks.
+            DataError: An argument out of range, an item out of range, or too few examples for the ranks; a part is
+                damaged; ``new`` with parts.
         """
         if task not in TASKS:
             raise DataError(f"task {task!r}; allowed: {', '.join(TASKS)}")
@@ -109,36 +113,51 @@ class TrainingBatches:
             raise DataError(f"mask_prob {mask_prob}; allowed: above 0 and below 1")
         if window is not None and not 1 <= window <= max_seq_len:
             raise DataError(f"window: found {window!r}, allowed: 1 to max_seq_len = {max_seq_len}, or None")
-        _check_items(store, num_items)
+        if new is not None and isinstance(store, StoreParts):
+            raise DataError(f"new items: found histories in {len(store.heads)} parts, allowed: in one")
 
         self.task, self.batch_size, self.max_seq_len, self.mask_prob = task, batch_size, max_seq_len, mask_prob
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.device = torch.device(device)
         self._shift = 1 if task == "next_item" else 0  # items of an example beyond its inputs
-        offsets = store.offsets.numpy()
         span = max_seq_len + self._shift
-        self.examples: Examples = (
-            last_windows(offsets, span)
+        find = (
+            partial(last_windows, span=span)
             if window is None
-            else sliding_windows(offsets, span, window, full=task == "masked_item")
+            else partial(sliding_windows, span=span, stride=window, full=task == "masked_item")
         )
+        if isinstance(store, SequenceStore):
+            self.examples: Examples = find(store.offsets.numpy())
+            sizes = [len(self.examples)]
+        else:
+            sizes = [count_examples(*lengths, find) for lengths in store.lengths]
         self._new: Mask | None = None
-        self._size = len(self.examples)  # of an epoch
         if new is not None:
             self._new = with_new_items(self.examples, new)
-            self._size = min(self._size, round((1 + replay) * int(np.count_nonzero(self._new))))
-            new_only = torch.where(torch.from_numpy(new), store.items, torch.tensor(IGNORE, dtype=torch.int32))
-            self._gather_new = Gather(new_only, self.device)
-        if self._size < world_size:
+            sizes = [min(sizes[0], round((1 + replay) * int(np.count_nonzero(self._new))))]
+        if sum(sizes) < world_size:
             raise DataError(
-                f"{self._size} histories with at least two items, for world_size {world_size}; "
+                f"{sum(sizes)} histories with at least two items, for world_size {world_size}; "
                 "allowed: at least one each"
             )
-        self._gather = Gather(store.items, self.device)
+        self._schedule = Schedule(sizes, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        if isinstance(store, SequenceStore):
+            opened = [store]
+        else:
+            opened = list(store.open([part + 1 for part in self._schedule.parts]))
+            self.examples = Examples.joined(
+                [find(part.offsets.numpy()) for part in opened], [len(part.items) for part in opened]
+            )
+        for part in opened:
+            _check_items(part, num_items)
+        self._gather = Gather([part.items for part in opened], self.device)
+        if new is not None:
+            new_only = torch.where(torch.from_numpy(new), opened[0].items, torch.tensor(IGNORE, dtype=torch.int32))
+            self._gather_new = Gather([new_only], self.device)
 
     def __len__(self) -> int:
         """Batches per epoch (the same on every rank)."""
-        return num_batches(self._size, batch_size=self.batch_size, world_size=self.world_size)
+        return len(self._schedule)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start`` to ``len(self) - 1`` of an epoch on this rank; each epoch has its own order.
@@ -148,13 +167,12 @@ class TrainingBatches:
         """
         _check_at_least(0, epoch=epoch, start=start)
         if self._new is None:
-            order = epoch_order(self._size, seed=self.seed, epoch=epoch)
+            orders = self._schedule.orders(epoch)
         else:
-            replayed = self._size - int(np.count_nonzero(self._new))
-            order = replayed_order(self._new, replayed, seed=self.seed, epoch=epoch)
+            replayed = self._schedule.size - int(np.count_nonzero(self._new))
+            orders = [replayed_order(self._new, replayed, seed=self.seed, epoch=epoch)]
         for index in range(start, len(self)):
-            place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
-            yield self._batch(order[place], epoch)
+            yield self._batch(self._schedule.rows(orders, index), epoch)
 
     def _batch(self, rows: Int64s, epoch: int) -> Batch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
@@ -166,7 +184,7 @@ class TrainingBatches:
                 targets = torch.where(repeat_rows(is_new, offsets, len(items)), new_only, targets)
             return Batch(items, offsets, targets)
         items, offsets = self._gather(starts, lengths)
-        examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        examples = torch.from_numpy(rows + self._schedule.first_example).to(self.device, non_blocking=True)
         items, targets, masked = mask_items(items, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch)
         return Batch(items, offsets, targets, masked)
 
@@ -186,7 +204,7 @@ def inference_batches(
     offsets = store.offsets.numpy()
     if len(store) and int(np.diff(offsets).min()) < 1:
         raise DataError("the store holds an empty history; allowed: at least one item each")
-    gather = Gather(store.items, torch.device(device))
+    gather = Gather([store.items], torch.device(device))
     ends = offsets[1:]
     starts = np.maximum(offsets[:-1], ends - max_seq_len)
     for first in range(0, len(store), batch_size):
@@ -203,7 +221,7 @@ def _check_at_least(smallest: int, **values: int) -> None:
 
 def _check_items(store: SequenceStore, num_items: int) -> None:
     if store.items.numel() == 0:
-        raise DataError("the store holds no items, so there is nothing to train on")
+        return
     smallest, largest = (int(bound) for bound in torch.aminmax(store.items))
     if smallest < 0 or largest >= num_items:
         raise DataError(

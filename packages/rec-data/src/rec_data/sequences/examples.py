@@ -1,6 +1,8 @@
 """Which slices of the flat item ids are training examples, in which order, and on which rank."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -23,6 +25,13 @@ class Examples:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.starts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Examples"], sizes: Sequence[int]) -> "Examples":
+        """The examples of several flat arrays of so many items, whose places continue from one to the next."""
+        firsts = [0, *accumulate(sizes[:-1])]
+        starts = [part.starts + first for part, first in zip(parts, firsts, strict=True)]
+        return cls(np.concatenate(starts), np.concatenate([part.lengths for part in parts]))
 
 
 def last_windows(offsets: Int64s, span: int) -> Examples:
@@ -61,9 +70,22 @@ def half_overlapping(span: int) -> int:
     return max(1, span // 2)
 
 
-def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:
-    """The order of the examples in an epoch: [size] int64, a permutation that ``seed`` and ``epoch`` decide."""
-    return np.random.default_rng([seed, epoch]).permutation(size)
+def count_examples(lengths: Int64s, counts: Int64s, find: Callable[[Int64s], Examples]) -> int:
+    """How many examples ``find`` makes of histories of ``lengths`` ``[m]``, of each as many as ``counts`` ``[m]``.
+
+    ``find`` takes offsets, as `last_windows` and `sliding_windows` do.
+    """
+    ends = np.cumsum(lengths)
+    of_each = np.searchsorted(ends, find(np.concatenate([[0], ends])).starts, side="right")
+    return int(counts @ np.bincount(of_each, minlength=len(lengths))) if len(lengths) else 0
+
+
+def epoch_order(size: int, *, seed: int, epoch: int, part: int | None = None) -> Int64s:
+    """The order of the examples in an epoch: [size] int64, a permutation that ``seed`` and ``epoch`` decide.
+
+    ``part`` gives each of several parts an order of its own.
+    """
+    return np.random.default_rng([seed, epoch, *([] if part is None else [part])]).permutation(size)
 
 
 def with_new_items(examples: Examples, new: Mask) -> Mask:
@@ -93,11 +115,8 @@ def num_batches(size: int, *, batch_size: int, world_size: int) -> int:
     return blocks + (rest >= world_size or blocks == 0)
 
 
-def shard(size: int, index: int, *, batch_size: int, rank: int, world_size: int) -> slice:
-    """The places of a rank's batch ``index`` in the epoch's order; the other arguments are those of `num_batches`."""
-    block = batch_size * world_size
-    last = index == num_batches(size, batch_size=batch_size, world_size=world_size) - 1
-    begin, end = index * block, size if last else (index + 1) * block
+def even_share(begin: int, end: int, *, rank: int, world_size: int) -> slice:
+    """The part of a rank of the places from ``begin`` to ``end``, which all ranks share evenly."""
     share, more = divmod(end - begin, world_size)
     first = begin + rank * share + min(rank, more)
     return slice(first, first + share + (rank < more))

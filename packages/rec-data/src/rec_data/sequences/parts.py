@@ -7,11 +7,12 @@ It depends on nothing else, and Spark computes the same one: ``crc32(cast(user_i
 Needs numpy and pyarrow only.
 """
 
+import re
 import zlib
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,18 @@ class Part(NamedTuple):
     def name(self) -> str:
         """Of its files: ``part-00002-of-00008``."""
         return f"part-{self.number:05d}-of-{self.of:05d}"
+
+    @property
+    def text(self) -> str:
+        """Of its metadata and messages: ``2/8``."""
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def of_name(cls, name: str) -> Self | None:
+        """The part whose files have a name, without their suffix; None: no part has it."""
+        found = re.fullmatch(r"part-([0-9]{5,9})-of-([0-9]{5,9})", name)
+        part = None if found is None else cls(int(found[1]), int(found[2]))
+        return part if part is not None and 1 <= part.number <= part.of and part.name == name else None
 
 
 def hash_ids_of(users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:

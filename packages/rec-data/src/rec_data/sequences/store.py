@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from rec_data.sequences.parts import Part
+
 _SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
 _TARGET = pa.field(TARGET, pa.int32())
 _CHECKSUM = b"crc32"
+PART, RUN, LENGTHS = "part", "run", "lengths"
+"""Names of the metadata that `write_store` writes of a part."""
 
 
 def write_store(
@@ -41,6 +45,8 @@ def write_store(
     user_ids: Int32s,
     targets: Int32s | None = None,
     hashes: Mapping[str, str] | None = None,
+    part: Part | None = None,
+    run: str | None = None,
 ) -> None:
     """Write a store's file.
 
@@ -51,11 +57,16 @@ def write_store(
         user_ids: ``[n]`` dense ids.
         targets: ``[n]`` dense ids of items, for evaluation.
         hashes: ``rec_data.ids.hash_ids`` of the original ids of ``items`` and ``users``, which ``open`` compares.
+        part: Which of several parts of a subset this is; None: the whole subset. The metadata of a part also say how
+            many histories have which length, so that whoever opens one part knows the sizes of the others.
+        run: A hash of what the subset was made from, equal in all of its parts and in no other run's.
     """
     columns = {USER: to_arrow(user_ids), ITEMS: pa.LargeListArray.from_arrays(to_arrow(offsets), to_arrow(items))}
     if targets is not None:
         columns[TARGET] = to_arrow(targets)
-    known = {name.encode(): value.encode() for name, value in (hashes or {}).items()}
+    about = {**(hashes or {}), **({} if part is None else {PART: part.text, LENGTHS: _length_counts(offsets)})}
+    about |= {} if run is None else {RUN: run}
+    known = {name.encode(): value.encode() for name, value in about.items()}
     checksum = _checksum(known, user_ids, offsets, items, targets)
     batch = pa.record_batch(list(columns.values()), names=list(columns), metadata={_CHECKSUM: checksum, **known})
     with pa.ipc.new_file(str(path), batch.schema) as writer:
@@ -159,6 +170,12 @@ class SequenceStore:
             targets=targets,
         )
         return store, batch.schema.metadata or {}
+
+
+def _length_counts(offsets: Int64s) -> str:
+    """How many histories have which length, as ``1:20 2:14``."""
+    lengths, counts = np.unique(np.diff(offsets), return_counts=True)
+    return " ".join(f"{length}:{count}" for length, count in zip(lengths.tolist(), counts.tolist(), strict=True))
 
 
 def _checksum(

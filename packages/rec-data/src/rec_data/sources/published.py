@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import polars as pl
 import requests
+from polars import selectors
 
 from rec_data.config import NULL_VALUES
 from rec_data.errors import DataError
@@ -60,10 +61,13 @@ def write_published(
             raw = source.raws[0]
             path = FETCHERS[raw.fetcher or ""](raw, cache_folder() / raw.file)
         origin = f"dataset {name!r} ({path.name})"
-        above = source.above if min_rating is None else None
+        above, min_rating = (source.above, source.least) if min_rating is None else (None, min_rating)
         with files.reading(origin):
             frame = numbered(READERS[raw.reader](path, work))
             frame, others = keep_events(frame, raw.events, origin)
+            if raw.starts:
+                times = selectors.by_name(str(raw.columns.timestamp), require_all=False)
+                frame = frame.with_columns(times.cast(pl.Int64) + raw.starts)
             incomplete = 0
             if raw.incomplete:
                 frame, incomplete = _without_incomplete(frame, raw, origin)

@@ -4,7 +4,7 @@ A new data set is one entry of ``SOURCES``. Its format is one of ``rec_data.raw.
 """
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from rec_data.config import Columns, Events
@@ -35,6 +35,8 @@ class RawFile:
     """``md5:<hex>`` or ``sha256:<hex>`` if its publisher states one; otherwise recorded at the first download."""
     events: Events = field(default_factory=Events)
     """The kinds of events that are kept."""
+    starts: int = 0
+    """Unix time that is added to times which count seconds from a moment that its publisher keeps secret."""
     incomplete: bool = False
     """Whether the publisher's file is known to hold a few lines without all values: they are dropped and counted."""
 
@@ -47,6 +49,8 @@ class Published:
     """The first one is downloaded; a mirror may hold any of them."""
     above: float | None = None
     """Keep ratings above this, unless the user sets a limit."""
+    least: float | None = None
+    """Keep ratings of at least this, unless the user sets a limit."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ _GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 _AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/benchmark/5core/rating_only/"
 _AMAZON_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/"
 _SNAP = "https://snap.stanford.edu/data/"
+_YAMBDA = "https://huggingface.co/datasets/yandex/yambda/resolve/main/"
 _AMAZON_2023_COLUMNS = Columns("user_id", "parent_asin", "timestamp", "rating")
 _30MUSIC = Columns("user_id", "item_id", "timestamp")
 _GOWALLA = Columns("userId", "locationId", "checkInTime")
 _ALL_EVENTS = Events()
+_YEAR_2000 = 946_684_800
 _NO_TIMES = "it has no times, so there is no order to learn from"
 
 
@@ -105,6 +111,31 @@ def _amazon(category: str, file: str) -> Published:
 
 def _gowalla(file: str, fetcher: str | None = None) -> RawFile:
     return RawFile(file, "checkins", Columns("user", "location", "time"), fetcher, _SNAP + file, incomplete=True)
+
+
+def _yambda(size: str, kind: str, sha256: str | None = None) -> Published:
+    """One kind of events of Yambda (Ploshkin et al., RecSys 2025, arXiv 2505.22238), in one of its three sizes.
+
+    The file names and columns are those of the dataset card of yandex/yambda: ``flat/<size>/listens.parquet`` has
+    ``uid``, ``item_id``, ``timestamp``, ``is_organic``, ``played_ratio_pct`` and ``track_length_seconds``;
+    ``likes.parquet`` has the first four, and ``multi_event.parquet`` all of them and ``event_type``. Times are seconds
+    since the first event of the data set, in steps of 5 (section 3.3 of the paper); its moment is not published, so the
+    log begins with the year 2000. Listens count from half of the track's length on, as in ``TRACK_LISTEN_THRESHOLD`` of
+    the benchmark code beside the data.
+    """
+    listened = kind == "listens"
+    columns = Columns("uid", "item_id", "timestamp", "played_ratio_pct" if listened else None)
+    file, pinned = f"flat/{size}/{kind}.parquet", None if sha256 is None else f"sha256:{sha256}"
+    unified, events = f"flat/{size}/multi_event.parquet", Events(column="event_type", keep=(kind.removesuffix("s"),))
+    first = RawFile(f"yambda/{file}", "parquet", columns, "http", _YAMBDA + file, pinned, starts=_YEAR_2000)
+    return Published(
+        (
+            first,
+            replace(first, file=file),
+            *(replace(first, file=found + unified, checksum=None, events=events) for found in ("yambda/", "")),
+        ),
+        least=50.0 if listened else None,
+    )
 
 
 # fmt: off
@@ -147,6 +178,13 @@ SOURCES: dict[str, Source] = {
                 Columns("household_id", "product_id", "transaction_timestamp"), "package", "completejourney",
                 "sha256:76623b3d04ca2dcac426759f5b8955c3264b0e9d98066d2ab7a1b10d76e18925"),
     )),
+    # The checksums are those that several users of the data measured; none was found for the two larger sizes.
+    "yambda_50m": _yambda("50m", "listens", "eed9cbd094af1e189507d2f8132a0dc9653b90e65480125c7cdccd601e0592d1"),
+    "yambda_500m": _yambda("500m", "listens"),
+    "yambda_5b": _yambda("5b", "listens"),
+    "yambda_50m_likes": _yambda("50m", "likes", "694087077dbacfcc1d22a5ca85cc6bd8ab182361933406e60500624c6a422bc4"),
+    "yambda_500m_likes": _yambda("500m", "likes"),
+    "yambda_5b_likes": _yambda("5b", "likes"),
     "ml_100k": _movielens("100k", "u.data", "0e33842e24a9c977be4e0107933c0723"),
     "ml_1m": _movielens("1m", "ratings.dat", "c4d9eecfca2ab87c1945afe126590906"),
     "ml_10m": _movielens("10m", "ratings.dat", "ce571fd55effeba0271552578f2648bd", unpacked="ml-10M100K"),

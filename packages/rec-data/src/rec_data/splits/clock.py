@@ -1,6 +1,8 @@
 """Whether the times of a log are dates, whether these have a time of day, and moments that the settings name."""
 
 import datetime as dt
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
@@ -9,22 +11,56 @@ from rec_data.raw.timestamps import of_a_clock, to_datetime, unit_of
 from rec_data.schema import UNITS
 
 
+class DateFacts(NamedTuple):
+    """What the times of a log are."""
+
+    clock: bool
+    """Dates rather than positions (``rec_data.raw.timestamps.of_a_clock``)."""
+    dates_only: bool
+    """Dates without a time of day: all at the same one, which is midnight in some zone. One moment alone must be
+    midnight in UTC."""
+
+
+class DateCounts(NamedTuple):
+    """What is counted of the times of a part of a log."""
+
+    number: int
+    dates: int
+    """How many are dates rather than positions."""
+    same: bool
+    """Whether all have the time of day of the first time of the whole log."""
+
+
+def count_dates(times: Int64s, first: int, last: int) -> DateCounts:
+    """Count in the times of a part of a log, whose times lie from ``first`` to ``last``."""
+    unit = unit_of(last)
+    day, dates, same = 86_400 * UNITS[unit], 0, True
+    for block in arrays.blocks(len(times)):
+        dates += int(of_a_clock(times[block], unit).sum())
+        same = same and not ((times[block] - first) % day).any()
+    return DateCounts(len(times), dates, same)
+
+
+def date_facts(parts: Iterable[DateCounts], first: int, last: int) -> DateFacts:
+    """What the times of a log are, which lie from ``first`` to ``last``."""
+    numbers, dates, same = zip(*parts, strict=True)
+    clock, midnight = 2 * sum(dates) > sum(numbers), first % (86_400 * UNITS[unit_of(last)]) == 0
+    return DateFacts(clock, all(same) and clock and (midnight or first != last))
+
+
+def _facts_of(times: Int64s) -> DateFacts:
+    first, last = int(times.min()), int(times.max())
+    return date_facts([count_dates(times, first, last)], first, last)
+
+
 def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions (``rec_data.raw.timestamps.of_a_clock``)."""
-    unit = unit_of(int(times.max()))
-    dates = sum(int(of_a_clock(times[block], unit).sum()) for block in arrays.blocks(len(times)))
-    return 2 * dates > len(times)
+    """Whether the times of a log are dates rather than positions."""
+    return _facts_of(times).clock
 
 
 def dates_only(times: Int64s) -> bool:
-    """Whether the times of a log are dates without a time of day: all at the same one, which is midnight in some zone.
-
-    One moment alone must be midnight in UTC.
-    """
-    day = 86_400 * UNITS[unit_of(int(times.max()))]
-    midnight = int(times[0]) % day
-    same = all(not ((times[block] - midnight) % day).any() for block in arrays.blocks(len(times)))
-    return same and (midnight == 0 or bool((times != times[0]).any())) and has_clock(times)
+    """Whether the times of a log are dates without a time of day."""
+    return _facts_of(times).dates_only
 
 
 def to_ticks(moment: int | str, unit: str) -> int:

@@ -22,15 +22,10 @@ from rec_data.stated import stated
 from rec_data.ties import Ties, resolve_ties
 
 
-@dataclass(frozen=True)
-class EncodedLog:
-    """A filtered log and the original ids of its dense ids."""
+@dataclass(frozen=True, kw_only=True)
+class LogFacts:
+    """What was found when a log was filtered and sorted."""
 
-    log: SortedLog
-    user_names: pl.Series
-    """Original user ids by dense id."""
-    item_names: pl.Series
-    """Original item ids by dense id."""
     raw: dict[str, int]
     """Users, items and interactions before filtering."""
     dropped: dict[str, int]
@@ -39,6 +34,17 @@ class EncodedLog:
     """How many of the interactions have equal times or are duplicates."""
     unit: str
     """Of the times, a key of ``rec_data.schema.UNITS``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedLog(LogFacts):
+    """A filtered log and the original ids of its dense ids."""
+
+    log: SortedLog
+    user_names: pl.Series
+    """Original user ids by dense id."""
+    item_names: pl.Series
+    """Original item ids by dense id."""
 
 
 def encode(
@@ -110,7 +116,9 @@ def encode(
     }
     if until is not None:
         dropped["interactions_from_test_until_on"] = cut
-    return EncodedLog(log, user_names, item_names, raw, dropped, ties, unit)
+    return EncodedLog(
+        log=log, user_names=user_names, item_names=item_names, raw=raw, dropped=dropped, ties=ties, unit=unit
+    )
 
 
 def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
@@ -143,11 +151,16 @@ def _names(
         known = pl.DataFrame({key: pl.Series(first).cast(counts.schema[key])})
         return pl.concat([known, kept.select(key).join(known, on=key, how="anti").sort(key)])
     if kept.is_empty():
-        raise DataError(
-            f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "
-            f"({stated({f'split.min_{what}_count': 1})} keeps all)"
-        )
+        raise nothing_left(what, fewest, len(counts))
     return kept.select(key).sort(key)
+
+
+def nothing_left(what: str, fewest: int | None, found: int) -> DataError:
+    """What is wrong with a filter that drops all users or items of a log."""
+    return DataError(
+        f"split.min_{what}_count {fewest} drops all {found} {what}s; allowed: a smaller one "
+        f"({stated({f'split.min_{what}_count': 1})} keeps all)"
+    )
 
 
 def _keep(frame: pl.LazyFrame, names: pl.DataFrame, key: str, code: str) -> pl.LazyFrame:

@@ -17,7 +17,8 @@ from rec_data.ids import read_ids
 from rec_data.schema import ORIGINAL_ID, TARGET_TIME, TIMESTAMPS
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.sorted_log import Subset
-from rec_data.splits.split import SUBSETS, describe_subset, write_histories, write_names
+from rec_data.splits.split import describe_subset, write_histories, write_names
+from rec_data.splits.strategies import SUBSETS
 
 EVERYBODY = "at least one other user (to forget everybody, delete data/, .checkpoints/ and DVC's cache and remotes)"
 """What is allowed where nobody would be left."""
@@ -69,6 +70,11 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
 
 def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
     """A part of the split: its sequence store, which is checked, and the times of the exported parquet."""
+    if (split / "sequences" / name).is_dir():
+        raise DataError(
+            f"{split}: found a split in parts, allowed: one part here; a larger split.memory makes one "
+            "(-S split.memory=64GiB)"
+        )
     store = SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes)
     path = split / f"{name}.parquet"
     try:

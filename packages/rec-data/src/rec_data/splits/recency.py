@@ -12,11 +12,12 @@ from rec_data.errors import DataError
 from rec_data.schema import TARGET_TIME, TIMESTAMPS, UNITS
 
 
-def days_since_last(path: Path) -> Int64s | None:
+def days_since_last(path: Path, summary_path: Path) -> Int64s | None:
     """Whole days from the last interaction of each history to the target: ``[n]``, in the order of the sequence store.
 
     Args:
-        path: The exported parquet of validation or test in a split's folder, beside its ``summary.json``.
+        path: The exported parquet of validation or test, or of a part of it.
+        summary_path: The ``summary.json`` of the split.
 
     Returns:
         The days, or None if the times of the log are positions and no clock.
@@ -25,7 +26,7 @@ def days_since_last(path: Path) -> Int64s | None:
         DataError: A file is missing or damaged.
     """
     try:
-        summary = json.loads((path.parent / "summary.json").read_bytes())
+        summary = json.loads(summary_path.read_bytes())
         if not summary.get("clock", True):
             return None
         ticks = 86_400 * UNITS[summary["timestamp_unit"]]

@@ -1,8 +1,10 @@
 """A log to train, validation and test sequences, by one of two strategies."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,19 +18,20 @@ from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TARGET_TIME, TIMESTAMPS, USER
+from rec_data.sequences.parts import Part
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only, has_clock, to_ticks
-from rec_data.splits.encode import EncodedLog, encode
-from rec_data.splits.sorted_log import Subset
-from rec_data.splits.strategies import Partition, leave_one_out, temporal
+from rec_data.splits.clock import count_dates, date_facts, to_ticks
+from rec_data.splits.decide import Division, leave_one_out, temporal
+from rec_data.splits.each_part import Logs, each, total
+from rec_data.splits.encode import LogFacts, encode
+from rec_data.splits.moments import range_of
+from rec_data.splits.sorted_log import SortedLog, Subset
+from rec_data.splits.strategies import Partition
 from rec_data.splits.targets import TargetRule
 from rec_data.stated import stated
 
-AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
-"""The minimum counts of items and of users that "auto" stands for."""
-
-SUBSETS = ("train", "validation", "test", "untargeted")
-"""Parts of a split; the last one is only there if the split follows the paper's code."""
+Names = Sequence[object] | pl.Series
+"""Original ids."""
 
 EXPORT_ROWS = 4_000_000
 """Interactions per row group of the exported parquet files."""
@@ -64,14 +67,12 @@ def split_log(
         DataError: A negative seed, a folder in use, or a log that cannot be split this way.
     """
     settings = settings or Split()
-    temporally = settings.strategy == "temporal"
-    _check_folder(out)
+    check_folder(out)
     if seed < 0:
         raise DataError(f"seed {seed}; allowed: at least 0")
     if paper_faithful:
         _refuse_other_rules(settings)
-    given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
-    fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
+    fewest_items, fewest_users = settings.min_counts()
     with progress("split", 7) as bar:
         encoded = encode(
             log,
@@ -81,62 +82,88 @@ def split_log(
             until=settings.test_until,
         )
         bar.update()
-        _refuse_trivial(encoded)
-        rule = TargetRule(settings.target, settings.seen_targets, seed)
-        if temporally:
-            partition = temporal(
-                encoded.log,
-                test_fraction=settings.test_fraction,
-                test_from=None if settings.test_from is None else to_ticks(settings.test_from, encoded.unit),
-                validation_users=settings.validation_users,
-                validation=settings.validation,
-                seed=seed,
-                rule=rule,
-                paper_faithful=paper_faithful,
-            )
-        else:
-            partition = leave_one_out(encoded.log, holdout=settings.holdout, rule=rule)
-        _refuse_untrainable(partition.train, settings)
+        refuse_trivial(encoded.raw, encoded.user_names, encoded.item_names)
+        division = decide([encoded.log], encoded.unit, settings, seed=seed, paper_faithful=paper_faithful)
         bar.update()
-        kept_users = np.zeros(encoded.log.num_users, dtype=bool)
-        subsets = {name: subset for name in SUBSETS if (subset := getattr(partition, name)) is not None}
-        for subset in subsets.values():
-            kept_users[subset.users] = True
-        counts = arrays.count(partition.train.items, encoded.log.num_items)[partition.catalogue]
-        summary: dict[str, Any] = {
-            "strategy": settings.strategy,
-            "test_fraction": settings.test_fraction if temporally else None,
-            "test_from": settings.test_from,
-            "test_until": settings.test_until,
-            "validation_by": settings.validation if temporally else None,
-            "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
-            "holdout": None if temporally else settings.holdout,
-            "target": settings.target,
-            "seen_targets": settings.seen_targets,
-            "min_item_count": fewest_items,
-            "min_user_count": fewest_users,
-            "seed": seed,
-            "filter_seen": filter_seen,
-            "paper_faithful": paper_faithful,
-            "ties": "row_order" if tie_seed is None else "shuffle",
-            **_facts(encoded, partition, kept_users),
-        }
-        dense_user, dense_item = dense_ids(kept_users), dense_ids(partition.catalogue)
-        users = encoded.user_names.filter(pl.Series(kept_users))
-        hashes = write_names(users, encoded.item_names.filter(pl.Series(partition.catalogue)), counts, out)
+        counts = division.catalogue.counts[division.catalogue.items]
+        summary = summarize(
+            encoded,
+            division,
+            settings,
+            seed=seed,
+            filter_seen=filter_seen,
+            paper_faithful=paper_faithful,
+            tie_seed=tie_seed,
+        )
+        users = encoded.user_names.filter(pl.Series(division.users))
+        items = encoded.item_names.filter(pl.Series(division.catalogue.items))
+        hashes = write_names(users, items, counts, out)
         (out / "sequences").mkdir()
-        for name in SUBSETS:
-            if name in subsets:
-                subset = renumber(subsets[name], dense_user, dense_item)
-                write_histories(subset, out, name, hashes)
-                summary[name] = describe_subset(subset, counts, filter_seen=filter_seen)
-            bar.update()
+        for part, partition in division.partitions:
+            summary |= write_subsets(part, partition, Numbers.of(division), out, hashes, filter_seen=filter_seen)
+            bar.update(4)
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
     return summary
 
 
-def _check_folder(out: Path) -> None:
+def decide(logs: Logs, unit: str, settings: Split, *, seed: int, paper_faithful: bool = False) -> Division:
+    """Decide how a filtered log in this unit of time is divided.
+
+    Raises:
+        DataError: It cannot be split this way.
+    """
+    rule = TargetRule(settings.target, settings.seen_targets, seed)
+    if settings.strategy == "temporal":
+        division = temporal(
+            logs,
+            test_fraction=settings.test_fraction,
+            test_from=None if settings.test_from is None else to_ticks(settings.test_from, unit),
+            validation_users=settings.validation_users,
+            validation=settings.validation,
+            seed=seed,
+            rule=rule,
+            paper_faithful=paper_faithful,
+        )
+    else:
+        division = leave_one_out(logs, holdout=settings.holdout, rule=rule)
+    _refuse_untrainable(division, settings)
+    return division
+
+
+def summarize(
+    encoded: LogFacts,
+    division: Division,
+    settings: Split,
+    *,
+    seed: int,
+    filter_seen: bool,
+    paper_faithful: bool,
+    tie_seed: int | None,
+) -> dict[str, Any]:
+    """The summary of a split, without its subsets."""
+    temporally, (fewest_items, fewest_users) = settings.strategy == "temporal", settings.min_counts()
+    return {
+        "strategy": settings.strategy,
+        "test_fraction": settings.test_fraction if temporally else None,
+        "test_from": settings.test_from,
+        "test_until": settings.test_until,
+        "validation_by": settings.validation if temporally else None,
+        "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
+        "holdout": None if temporally else settings.holdout,
+        "target": settings.target,
+        "seen_targets": settings.seen_targets,
+        "min_item_count": fewest_items,
+        "min_user_count": fewest_users,
+        "seed": seed,
+        "filter_seen": filter_seen,
+        "paper_faithful": paper_faithful,
+        "ties": "row_order" if tie_seed is None else "shuffle",
+        **_facts(encoded, division),
+    }
+
+
+def check_folder(out: Path) -> None:
     """Refuse a missing folder, or one that is not empty."""
     if not out.is_dir():
         raise DataError(f"out {out} is not a folder; allowed: an existing, empty one")
@@ -145,40 +172,51 @@ def _check_folder(out: Path) -> None:
         raise DataError(f"out {out} already holds {found[0]!r}; allowed: an existing, empty folder")
 
 
-def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[str, Any]:
+def _facts(encoded: LogFacts, division: Division) -> dict[str, Any]:
     """Summarise the log as a whole."""
-    log, boundary = encoded.log, partition.boundary_time
+    logs, boundary = division.logs, getattr(division.strategy, "boundary", None)
+    number, first, last = range_of(logs)
+    dates = date_facts(each(logs, lambda log: count_dates(log.times, first, last)), first, last)
+    future, at_once = (
+        None if boundary is None else sum(each(logs, partial(_count_times, at, boundary))) / number
+        for at in (np.greater_equal, np.equal)
+    )
+    items = total(logs, lambda log: arrays.mark(log.items, log.num_items))
     return {
         "timestamp_unit": encoded.unit,
-        "first_time": int(log.times.min()),
-        "last_time": int(log.times.max()),
+        "first_time": first,
+        "last_time": last,
         "boundary_time": boundary,
-        "future_share": None if boundary is None else float((log.times >= boundary).mean()),
-        "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
-        "clock": has_clock(log.times),
-        "dates_only": dates_only(log.times),
+        "future_share": future,
+        "boundary_share": at_once,
+        "clock": dates.clock,
+        "dates_only": dates.dates_only,
         "tied_interactions": encoded.ties.tied,
         "duplicate_interactions": encoded.ties.duplicates,
         "copies_of_every_row": encoded.ties.copies,
-        "users": int(kept_users.sum()),
-        "items": int(partition.catalogue.sum()),
+        "users": int(np.count_nonzero(division.users)),
+        "items": int(np.count_nonzero(division.catalogue.items)),
         "log": encoded.raw,
         "filtered": {
-            "users": log.num_users,
-            "items": int(np.count_nonzero(arrays.mark(log.items, log.num_items))),
-            "interactions": len(log.items),
+            "users": len(division.users),
+            "items": int(np.count_nonzero(items)),
+            "interactions": number,
         },
-        "dropped": {**encoded.dropped, **partition.dropped},
+        "dropped": {**encoded.dropped, **division.dropped},
     }
 
 
-def _refuse_trivial(encoded: EncodedLog) -> None:
-    """Refuse a log with a single user or a single item."""
-    for what, names in (("user", encoded.user_names), ("item", encoded.item_names)):
+def _count_times(compare: Callable[[Int64s, int], Mask], moment: int, log: SortedLog) -> int:
+    return int(np.count_nonzero(compare(log.times, moment)))
+
+
+def refuse_trivial(raw: dict[str, int], users: Names, items: Names) -> None:
+    """Refuse a log with a single user or a single item: ``raw`` counts them before the filters."""
+    for what, names in (("user", users), ("item", items)):
         if len(names) < 2:
             raise DataError(
                 f"the log has one {what} left after filtering ({names[0]!r}); at least two are needed "
-                f"(the log had {encoded.raw[what + 's']}; "
+                f"(the log had {raw[what + 's']}; "
                 f"{stated({'split.min_item_count': 1, 'split.min_user_count': 1})} keep all)"
             )
 
@@ -190,9 +228,9 @@ def _refuse_other_rules(settings: Split) -> None:
             raise DataError(f"split.{key}: found {found} with paper_faithful, allowed: {only}")
 
 
-def _refuse_untrainable(train: Subset, settings: Split) -> None:
+def _refuse_untrainable(division: Division, settings: Split) -> None:
     """Refuse a split whose training histories are all too short: an example needs an item and the one after it."""
-    if (train.lengths >= 2).any():
+    if division.trainable:
         return
     start = "t*" if settings.validation == "users" else "t_v"
     reason = f"no user outside validation has two interactions before {start}"
@@ -218,6 +256,49 @@ def renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
     return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets, subset.target_times)
 
 
+class Numbers(NamedTuple):
+    """The dense ids of a split."""
+
+    users: Int32s
+    """``[users of the filtered log]``."""
+    items: Int32s
+    """``[items of the filtered log]``."""
+    counts: Int64s
+    """``[items of the split]`` how often train holds each."""
+
+    @classmethod
+    def of(cls, division: Division) -> "Numbers":
+        """Those of a divided log."""
+        items = division.catalogue.items
+        return cls(dense_ids(division.users), dense_ids(items), division.catalogue.counts[items])
+
+
+def write_subsets(
+    log: SortedLog,
+    partition: Partition,
+    numbers: Numbers,
+    out: Path,
+    hashes: dict[str, str],
+    *,
+    filter_seen: bool,
+    part: Part | None = None,
+    run: str | None = None,
+) -> dict[str, dict[str, int]]:
+    """Write the subsets of a divided log, or of a part of one, and describe each by its name."""
+    facts = {}
+    for name, subset in partition.subsets.items():
+        subset = renumber(subset, log.of_users(numbers.users), numbers.items)
+        write_histories(subset, out, name, hashes, part=part, run=run)
+        facts[name] = describe_subset(subset, numbers.counts, filter_seen=filter_seen)
+    return facts
+
+
+_FACTS = (
+    "users", "interactions", "targets", "targets_already_in_history", "unreachable_targets", "targets_unseen_in_train",
+)  # fmt: skip
+"""Of `describe_subset`. Without ``targets`` there are as many as users."""
+
+
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
     facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
@@ -232,15 +313,39 @@ def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dic
     return facts
 
 
-def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]) -> None:
-    """Write the sequence store, and its export as parquet, a few million interactions at a time."""
+def merge_facts(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """What `write_subsets` says of each part of a split, as it says it of a whole one."""
+    whole = {}
+    for name in parts[0]:
+        found = [part[name] for part in parts]
+        known = [fact for fact in _FACTS if any(fact in one for one in found)]
+        whole[name] = {fact: sum(one.get(fact, one["users"]) for one in found) for fact in known}
+    return whole
+
+
+def write_histories(
+    subset: Subset,
+    out: Path,
+    name: str,
+    hashes: dict[str, str],
+    *,
+    part: Part | None = None,
+    run: str | None = None,
+) -> None:
+    """Write the sequence store, and its export as parquet, a few million interactions at a time.
+
+    A part of a split (``rec_data.sequences.subsets``) goes into folders of its subset, which are there.
+    """
+    place = name if part is None else f"{name}/{part.name}"
     write_store(
-        out / "sequences" / f"{name}.arrow",
+        out / "sequences" / f"{place}.arrow",
         items=subset.items,
         offsets=subset.offsets,
         user_ids=subset.users,
         targets=subset.targets,
         hashes=hashes,
+        part=part,
+        run=run,
     )
     fields = [(USER, pa.int32()), (HISTORY, pa.list_(pa.int32())), (TIMESTAMPS, pa.list_(pa.int64()))]
     if subset.targets is not None:
@@ -248,7 +353,7 @@ def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]
     schema = pa.schema(fields)
     encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both ascend
     with pq.ParquetWriter(
-        out / f"{name}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
+        out / f"{place}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
     ) as writer:
         for rows in arrays.chunks(subset.offsets, EXPORT_ROWS):
             begin, end = int(subset.offsets[rows.start]), int(subset.offsets[rows.stop])

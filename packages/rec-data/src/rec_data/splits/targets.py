@@ -9,6 +9,7 @@ from rec_data import arrays
 from rec_data.arrays import Int64s, Mask
 from rec_data.config import TargetChoice
 from rec_data.splits.sorted_log import SortedLog, Subset
+from rec_data.ties import GOLDEN, mix
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,18 @@ def hold_out(
         return _successive(log, rows, np.repeat(users, number), place), reasons
     nth = {"last": number - 1, "first": np.zeros_like(number)}.get(rule.choice)
     if nth is None:
-        nth = np.random.default_rng(rule.seed).integers(number)
+        nth = _draw(log, users, number, rule.seed)
     target = place[np.cumsum(number) - number + nth]
     earlier = np.repeat(np.tile([True, False], log.num_users), np.diff(_cut(log, users, target)))
     return gather(log, rows & earlier, targets=target), reasons
+
+
+def _draw(log: SortedLog, users: Int64s, number: Int64s, seed: int) -> Int64s:
+    """Draw one of ``[n]`` numbers of candidates for each user, by a hash: it does not depend on the other users."""
+    everyone = np.arange(log.num_users, dtype=np.int32) if log.users is None else log.users
+    hashes = mix(mix(everyone[users].astype(np.uint64)) + np.uint64(seed * GOLDEN % 2**64))
+    drawn: Int64s = ((hashes >> np.uint64(32)) * number.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+    return drawn
 
 
 def _successive(log: SortedLog, rows: Mask, users: Int64s, targets: Int64s) -> Subset:

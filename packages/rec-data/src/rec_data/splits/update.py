@@ -12,9 +12,9 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
 from rec_data.splits.clock import as_date
+from rec_data.splits.decide import choose_users
 from rec_data.splits.encode import encode
-from rec_data.splits.split import AUTO_COUNTS, dense_ids, describe_subset, renumber, write_histories, write_names
-from rec_data.splits.strategies import choose_users
+from rec_data.splits.split import dense_ids, describe_subset, renumber, write_histories, write_names
 from rec_data.splits.targets import TargetRule, gather, hold_out
 from rec_data.stated import stated
 
@@ -48,8 +48,7 @@ def split_update(
         DataError: A file is missing or damaged, or no new event is left to train or validate on.
     """
     known = read_ids(catalogue)
-    given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS["temporal"]
-    fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
+    fewest_items, fewest_users = settings.min_counts("temporal")
     encoded = encode(
         log,
         min_item_count=fewest_items,

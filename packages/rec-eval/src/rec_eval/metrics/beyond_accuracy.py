@@ -1,6 +1,6 @@
 """Lists beyond their hits: coverage of the catalogue, and how unpopular, unexpected, new and diverse lists are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rec_eval.checks import as_integers, check_ids, check_offsets
 from rec_eval.metrics.hits import Floats, Hits, Ints, added_places, user_blocks
+from rec_eval.metrics.shown import ShownItems
 
 _EVENTS_PER_BLOCK = 1 << 22
 
@@ -39,10 +40,10 @@ class LogCounts:
             )
 
     @classmethod
-    def from_logs(cls, logs: Sequence[tuple[Any, Any]], num_items: int) -> "LogCounts":
+    def from_logs(cls, logs: Iterable[tuple[Any, Any]], num_items: int) -> "LogCounts":
         """Count the distinct users of each item in several logs together; each user belongs to one of them.
 
-        The logs are not concatenated, and each is read a few million events at a time.
+        The logs are not concatenated. Each is read when it is asked for, a few million events at a time.
 
         Args:
             logs: (offsets ``[n + 1]``, items ``[nnz]``) of each: user u consumed ``items[offsets[u]:offsets[u + 1]]``;
@@ -81,20 +82,14 @@ class LogCounts:
         return information
 
 
-def coverage(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -> dict[int, float]:
+def coverage(shown: ShownItems, log: LogCounts) -> dict[int, float]:
     """Share of the log's distinct items that the lists recommend, at each k.
 
     Source: Herlocker et al., "Evaluating collaborative filtering recommender systems", ACM TOIS 22(1), 2004, section
-    5.1 (catalogue coverage). The lists are ``[U, K]`` checked ids, -1 for an empty place; the cutoffs ascend.
+    5.1 (catalogue coverage).
     """
     known = log.user_counts > 0
-    reached = np.zeros(known.size + 1, dtype=bool)  # the last element is for empty places (-1)
-    shares: dict[int, float] = {}
-    for k, blocks in added_places(recommended, ks):
-        for _, places in blocks:
-            reached[places.ravel()] = True
-        shares[k] = float((reached[:-1] & known).sum() / known.sum())
-    return shares
+    return {k: float(((times > 0) & known).sum() / known.sum()) for k, times in zip(shown.ks, shown.times, strict=True)}
 
 
 def surprisal(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -> dict[int, Floats]:

@@ -1,6 +1,6 @@
 """Evaluation of recommended lists: every metric at every k, per user and on average."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from rec_eval.metrics.beyond_accuracy import (
     unexpectedness,
 )
 from rec_eval.metrics.hits import Floats, Relevant, check_cutoffs, check_recommended, find_hits
+from rec_eval.metrics.shown import ShownItems
 
 ORDER = (*ACCURACY, "serendipity", "coverage", "surprisal", "unexpectedness", "novelty", "diversity")
 """The metrics in the order of results."""
@@ -138,7 +139,8 @@ def evaluate(
     per_user = {f"{name}@{k}": metric(hits, k) for name, metric in ACCURACY.items() for k in cuts}
     catalogue: dict[str, float] = {}
     if log is not None:
-        catalogue = {f"coverage@{k}": value for k, value in coverage(lists, log, cuts).items()}
+        shown = ShownItems.of(lists, cuts, log.user_counts.size)
+        catalogue = {f"coverage@{k}": value for k, value in coverage(shown, log).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, log, cuts).items()}
     more: dict[str, dict[int, Floats]] = {}
     if baseline is not None:
@@ -162,6 +164,38 @@ def evaluate(
     per_user |= {f"{name}@{k}": values for name, by_k in more.items() for k, values in by_k.items()}
     users = lists.shape[0] if user_ids is None else first_lists(user_ids).size
     return Evaluation(cuts, per_user, catalogue, users, without, hits.outside, user_ids, targets)
+
+
+def join_evaluations(
+    parts: Sequence[Evaluation],
+    order: npt.NDArray[np.int64],
+    catalogue: Mapping[str, float],
+    *,
+    user_ids: npt.NDArray[Any] | None = None,
+    targets: npt.NDArray[Any] | None = None,
+) -> Evaluation:
+    """The results of lists that were evaluated part by part, as if they had been evaluated together.
+
+    Args:
+        parts: at least one, all at the same k. Their values are moved, so that memory holds them once.
+        order: ``[L]`` places of the lists in the parts, one part after the other, in the order of the result.
+        catalogue: metrics of all lists together, which cannot be joined; those of the parts are dropped.
+        user_ids: ``[L]`` in the order of the result, as of `evaluate`; those of the parts are dropped.
+        targets: as `user_ids`.
+    """
+    per_user = {
+        name: np.concatenate([part.per_user.pop(name) for part in parts])[order] for name in list(parts[0].per_user)
+    }
+    return Evaluation(
+        parts[0].ks,
+        per_user,
+        dict(catalogue),
+        len(order) if user_ids is None else first_lists(user_ids).size,
+        sum(part.num_without_relevant for part in parts),
+        sum(part.num_relevant_outside for part in parts),
+        user_ids,
+        targets,
+    )
 
 
 def first_lists(user_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

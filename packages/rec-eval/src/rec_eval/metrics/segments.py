@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from rec_eval.checks import as_integers, check_ids
 from rec_eval.metrics.evaluate import Evaluation
-from rec_eval.metrics.hits import Floats, added_places, check_cutoffs, check_recommended
+from rec_eval.metrics.hits import Floats, check_cutoffs, check_recommended
 from rec_eval.metrics.intervals import metric_interval
+from rec_eval.metrics.shown import ShownItems
 
 
 class PopularityRow(NamedTuple):
@@ -55,7 +56,7 @@ def popularity_profile(
     """Compare the popularity of recommended items at each k with that of consumed items.
 
     Args:
-        recommended: ``[U, K]`` integer ids, -1 for an empty place.
+        recommended: ``[U, K]`` integer ids, -1 for an empty place; or the counts of lists at the same cutoffs.
         consumed: ``[n]`` integer ids of items that users consumed, for example the test targets.
         counts: ``[V]`` interactions of each item in train.
         ks: cutoffs of the lists, from 1 to K.
@@ -70,16 +71,17 @@ def popularity_profile(
         ValueError: shapes or ids do not fit, or there are no events.
     """
     known = as_integers("counts", counts, 1)
-    lists = check_recommended(recommended, known.size)
+    if isinstance(recommended, ShownItems):
+        shown = recommended
+    else:
+        lists = check_recommended(recommended, known.size)
+        shown = ShownItems.of(lists, check_cutoffs(ks, lists), known.size)
     events = as_integers("consumed", consumed, 1)
     check_ids("consumed ids", events, known.size)
     tail = long_tail(known, head_share)
     rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
-    shown = np.zeros(known.size + 1, dtype=np.int64)  # element 0 counts empty places
-    for k, blocks in added_places(lists, check_cutoffs(ks, lists)):
-        for _, places in blocks:
-            shown += np.bincount((places + 1).ravel(), minlength=shown.size)
-        rows.append(_describe("recommended", k, shown[1:], known, tail))
+    for k, times in zip(shown.ks, shown.times, strict=True):
+        rows.append(_describe("recommended", k, times, known, tail))
     return rows
 
 

@@ -79,7 +79,7 @@ def top_k(
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
     if plan is None:
-        tiles = torch_impl.DEFAULT_TILES.get(queries.device.type, (4096, 512))
+        tiles = torch_impl.tiles_for(num_users, queries.device.type)
         item_tile = item_tile or tiles[0]
         user_tile = user_tile or tiles[1]
     else:

@@ -163,6 +163,16 @@ class Encoder(nn.Module):
         """
         return self._last_vectors(items, make_layout(lengths))
 
+    def _last_on_cpu(self, x: Tensor, layout: Layout) -> Tensor:
+        """`_transform` at the last places alone, which need little of the last block: x [T, D] to [B, D]."""
+        post = self.settings.norm == "post"
+        x = self.norm(x) if post else x
+        *first, last = self.blocks
+        for block in first:
+            x = block(x, layout)
+        hidden: Tensor = last.last(x, layout)  # type: ignore[operator]
+        return hidden if post else self.norm(hidden)
+
     def _check_width(self, layout: Layout) -> None:
         if layout.width > self.settings.max_seq_len:
             raise ValueError(f"items: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
@@ -176,6 +186,9 @@ class Encoder(nn.Module):
     def _last_vectors(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
         """Histories [T] to the [B, D] vectors at their last places."""
         chosen = self.autocast_dtype
+        packed = layout.keys is None and not torch.compiler.is_compiling()
+        if items.device.type == "cpu" and chosen is None and packed and not self.training:
+            return self._last_on_cpu(self.embed(items, layout, masked), layout)
         with nullcontext() if chosen is None else torch.autocast(items.device.type, chosen):
             hidden: Tensor = self(items, layout, masked)
         return hidden.index_select(0, layout.ends)

@@ -54,7 +54,8 @@ class Blocks(NamedTuple):
     """The same histories in several padded blocks, each of histories of similar length, with little padding."""
 
     places: Tensor  # [T] int64, where the packed places are in the blocks one after another
-    lengths: Tensor  # [B] int64, of the histories in the order of the blocks
+    order: Tensor  # [B] int64, the histories in the order of the blocks
+    lengths: Tensor  # [B] int64, of the histories in this order
     shapes: list[tuple[int, int]]  # of each block: histories, and the longest of them
 
 
@@ -70,7 +71,7 @@ def blocks_of(layout: Layout, most: int) -> Blocks:
     first[order] = widths.cumsum(0) - widths
     row = torch.repeat_interleave(lengths)  # [T]
     places = torch.arange(row.shape[0], device=lengths.device) + (first - layout.starts[:-1])[row]
-    return Blocks(places, lengths[order], shapes)
+    return Blocks(places, order, lengths[order], shapes)
 
 
 def layout_of(lengths: Tensor, width: int | None = None) -> Layout:

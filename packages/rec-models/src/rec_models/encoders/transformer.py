@@ -63,6 +63,25 @@ def _attend_in_blocks(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
     return torch.cat(found).index_select(0, blocks.places).flatten(1)
 
 
+def attend_last(query: Tensor, keys_values: Tensor, layout: Layout) -> Tensor:
+    """What `attend` computes at the last place of each history, where a causal network attends to all places too.
+
+    From query [B, H, d] of these places and keys_values [T, 2, H, d] of all places to [B, H * d].
+    """
+    blocks = blocks_of(layout, _BLOCKS)
+    sizes = [rows * width for rows, width in blocks.shapes]
+    padded = keys_values.new_zeros(sum(sizes), *keys_values.shape[1:]).index_copy(0, blocks.places, keys_values)
+    queries = query.index_select(0, blocks.order)[:, :, None]  # [B, H, 1, d]
+    found, first = [], 0
+    for part, (rows, width) in zip(torch.split(padded, sizes), blocks.shapes, strict=True):
+        own = slice(first, first + rows)
+        k, v = (one.transpose(1, 2) for one in part.view(rows, width, *part.shape[1:]).unbind(2))  # [rows, H, width, d]
+        mask = (torch.arange(width) < blocks.lengths[own, None])[:, None, None, :]
+        found.append(functional.scaled_dot_product_attention(queries[own], k, v, attn_mask=mask))
+        first += rows
+    return torch.empty_like(query).index_copy(0, blocks.order, torch.cat(found).squeeze(2)).flatten(1)
+
+
 def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     q, k, v = (part.transpose(1, 2) for part in layout.pad(qkv).unbind(2))  # [B, H, L, d]
     # With padding on the right a causal place never attends to padding, so only the bidirectional model needs the mask.
@@ -144,6 +163,28 @@ class Block(nn.Module):
             return out
         x = x + self._attention(self.attention_norm(x), layout)
         return x + self._feed(self.feed_norm(x))
+
+    def last(self, x: Tensor, layout: Layout) -> Tensor:
+        """What `forward` returns at the last place of each history, [B, D], in eval mode on a CPU."""
+        norm, ends, width = self.settings.norm, x.index_select(0, layout.ends), self.settings.hidden
+        source = self.attention_norm(x) if norm == "pre" else x
+        query = source.index_select(0, layout.ends) if norm == "pre" else ends
+        query = self.attention_norm(query) if norm == "query" else query
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        heads = self.settings.heads
+        queries = functional.linear(query, weight[:width], bias[:width]).view(ends.shape[0], heads, -1)  # [B, H, d]
+        keys_values = functional.linear(source, weight[width:], bias[width:]).view(x.shape[0], 2, heads, -1)
+        attended = self.attention_out(attend_last(queries, keys_values, layout))
+        if norm == "query":
+            ends = self.feed_norm(query + attended)
+            out: Tensor = ends + self._feed(ends)
+        elif norm == "post":
+            ends = self.attention_norm(ends + attended)
+            out = self.feed_norm(ends + self._feed(ends))
+        else:
+            ends = ends + attended
+            out = ends + self._feed(self.feed_norm(ends))
+        return out
 
     def _attention(self, x: Tensor, layout: Layout) -> Tensor:
         out: Tensor = self.dropout(self._attend(self.query_key_value(x), layout))

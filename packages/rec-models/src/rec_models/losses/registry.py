@@ -85,11 +85,15 @@ class SamplerSpec:
     """Everything that others need to know about a distribution of negatives."""
 
     build: str  # ``file.function``: settings and item counts to a `rec_models.losses.sampling.Sampler`
-    options: frozenset[str] = frozenset()  # of ``alpha`` and ``logq``, those that it uses
+    options: frozenset[str] = frozenset()  # of `SAMPLER_OPTIONS`, those that it uses
     needs_counts: bool = False  # whether it needs how often training saw each item
+    from_batch: bool = False  # whether it draws targets of the batch, which are those of all ranks
 
 
-NEGATIVES = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})  # of every sampled loss
+SAMPLER_OPTIONS = frozenset({"alpha", "catalogue_share", "logq"})
+NEGATIVES = frozenset(  # of every sampled loss
+    {"num_negatives", "sampling", "alpha", "catalogue_share", "sharing", "tile_tokens"}
+)
 SCE = frozenset({"sce_buckets", "sce_bucket_size_x", "sce_bucket_size_y", "sce_mix_x"})
 _FEWER = "num_negatives"
 
@@ -120,6 +124,9 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "uniform": SamplerSpec(build="sampling.uniform"),
     "popularity": SamplerSpec(build="sampling.popularity", options=frozenset({"alpha", "logq"}),
                               needs_counts=True),
-    "in_batch": SamplerSpec(build="sampling.in_batch", options=frozenset({"logq"})),
+    "in_batch": SamplerSpec(build="sampling.in_batch", options=frozenset({"logq"}), from_batch=True),
+    "mixed": SamplerSpec(build="sampling.mixed", options=frozenset({"catalogue_share", "logq"}), from_batch=True),
+    "mixed_popularity": SamplerSpec(build="sampling.mixed", options=SAMPLER_OPTIONS, needs_counts=True,
+                                    from_batch=True),
 }
 # fmt: on

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cce_kernels import InBatch, Popularity, Uniform
+from cce_kernels import InBatch, Mixed, Popularity, Uniform
 from rec_models.losses.base import LossContext
 from rec_models.losses.registry import SAMPLERS, load
 from rec_models.losses.settings import LossSettings
@@ -73,6 +73,33 @@ def in_batch(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
     return Sampler(partial(InBatch, logq=settings.logq), draw)
 
 
+def mixed(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
+    """``in_batch`` and, for the share ``catalogue_share`` of the draws, ``popularity`` or else ``uniform``.
+
+    It is popularity where the settings have an ``alpha``. The correction is by the mixture of both distributions.
+    """
+    share, alpha = settings.catalogue_share, settings.alpha
+    assert share is not None
+    batch = in_batch(settings, None)
+    others = uniform(settings, None) if alpha is None else popularity(settings, item_counts)
+
+    def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
+        ids, log_q = batch.draw(shape, targets, num_items, generator)
+        other_ids, other_log_q = others.draw(shape, targets, num_items, generator)
+        is_other = torch.rand(shape, device=targets.device, generator=generator) < share
+        ids = torch.where(is_other, other_ids, ids)
+        if log_q is None:
+            return ids, None
+        other_q = 1 / num_items if other_log_q is None else other_log_q.exp()
+        return ids, ((1 - share) * log_q.exp() + share * other_q).log()
+
+    def for_kernels() -> Mixed:
+        drawn = Uniform() if alpha is None or item_counts is None else Popularity(item_counts, alpha=alpha)
+        return Mixed(others=drawn, share=share, logq=settings.logq)
+
+    return Sampler(for_kernels, draw)
+
+
 def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
     """The sampler of a sampled loss; see `popularity` for the item counts [V] int64."""
     assert settings.sampling is not None
@@ -104,7 +131,7 @@ def draw(
     first, total, pool = 0, targets.numel(), targets
     if context.ranks is not None:
         first, total = context.ranks.first, context.ranks.total
-        if settings.sampling == "in_batch":
+        if SAMPLERS[settings.sampling or "uniform"].from_batch:
             pool = context.ranks.gather(targets)
     if targets.numel() == 0:
         return None

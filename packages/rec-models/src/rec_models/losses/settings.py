@@ -12,12 +12,13 @@ from pydantic_core import ArgsKwargs
 
 from rec_models.errors import SettingsError
 from rec_models.fields import STRICT, Count, NotNegative, one_of
-from rec_models.losses.registry import LOSSES, SAMPLERS
+from rec_models.losses.registry import LOSSES, SAMPLER_OPTIONS, SAMPLERS
 
 LossName = Annotated[str, one_of(LOSSES)]
 Sampling = Annotated[str, one_of(SAMPLERS)]
 Sharing = Literal["none", "tile", "batch"]
 TileTokens = Annotated[int, Field(ge=1, le=1024)]
+CatalogueShare = Annotated[float, Field(ge=0.01, le=0.95)]
 Calibration = Annotated[float, Field(ge=0, le=1)]
 Impl = Literal["auto", "triton", "reference"]
 
@@ -27,11 +28,14 @@ class Negatives:
     """How the negatives of a sampled loss are drawn."""
 
     sampling: Sampling = "uniform"
-    """The distribution q that negatives come from: uniform, popularity or in_batch."""
+    """The distribution q that negatives come from: uniform, popularity or in_batch; mixed is in_batch and uniform,
+    mixed_popularity is in_batch and popularity."""
     alpha: NotNegative = 1.0
     """Popularity sampling: q is proportional to ``count ** alpha``."""
+    catalogue_share: CatalogueShare = 0.5
+    """Mixed sampling: the share of draws that come from the catalogue, and not from the batch."""
     logq: bool = True
-    """Sampled softmax under popularity or in_batch: correct scores by log q. False: by the uniform constant, as the
+    """Sampled softmax, unless sampling is uniform: correct scores by log q. False: by the uniform constant, as the
     paper does."""
     sharing: Sharing = "tile"
     """Which tokens share one set of negatives: none, ``tile_tokens`` consecutive ones, or all of the batch."""
@@ -71,7 +75,7 @@ def options_of(negatives: Negatives, losses: Losses) -> dict[str, Any]:
 
 
 _DEFAULTS: Mapping[str, Any] = options_of(Negatives(sharing="none"), Losses()) | {"num_negatives": None, "impl": "auto"}
-_DEPENDS_ON = {"tile_tokens": "sharing", "alpha": "sampling", "logq": "sampling"}
+_DEPENDS_ON = {"tile_tokens": "sharing", "alpha": "sampling", "catalogue_share": "sampling", "logq": "sampling"}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,6 +90,7 @@ class LossSettings:
     num_negatives: Count | None = None  # negatives per token; ``bce`` takes 1
     sampling: Sampling | None = None
     alpha: NotNegative | None = None
+    catalogue_share: CatalogueShare | None = None
     logq: bool | None = None
     sharing: Sharing | None = None
     tile_tokens: TileTokens | None = None
@@ -157,5 +162,5 @@ def _used(values: Mapping[str, Any]) -> frozenset[str]:
     if spec is None or not spec.sampled:
         return frozenset() if spec is None else spec.options
     sampler = SAMPLERS.get(str(values.get("sampling") or "uniform"))
-    unused = {"alpha", "logq"} - (sampler.options if sampler else frozenset())
+    unused = SAMPLER_OPTIONS - (sampler.options if sampler else frozenset())
     return spec.options - unused - (frozenset() if values.get("sharing") == "tile" else {"tile_tokens"})
