@@ -100,10 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     config = read_settings(options.changes)
     tie_seed = config.download.tie_seed(config.seed)
-    spark = SparkSession.builder.appName("cutrec split").getOrCreate()
-    if not os.environ.get("CUTREC_TRACEBACK"):  # an error is one line; executors write logs of their own
-        spark.sparkContext.setLogLevel("OFF")
     with readable(), new_folder(options.out.resolve()) as folder:
+        spark = SparkSession.builder.appName("cutrec split").getOrCreate()
+        if not os.environ.get("CUTREC_TRACEBACK"):  # an error is one line; executors write logs of their own
+            spark.sparkContext.setLogLevel("OFF")
         log = read_log(spark, options, row_order=tie_seed is None)
         summary = split_on_spark(
             log,

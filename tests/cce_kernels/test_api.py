@@ -273,13 +273,14 @@ def test_modules_hand_every_option_on(monkeypatch):
         **common, "num_negatives": 3, "seed": 5, "sampler": InBatch(logq=False), "objective": BCE(), "sharing": "tile",
         "tile_tokens": 7, "deterministic": True, "sparse_grad": True,
     }  # fmt: skip
-    LinearCrossEntropy(**full)("hidden", "weight", "targets", bias="bias")
-    SampledLinearCrossEntropy(**sampled)("hidden", "weight", "targets", step=2, row_offset=6, bias="bias")
+    given = {"bias": "bias", "token_weights": "token weights", "item_weights": "item weights"}
+    LinearCrossEntropy(**full)("hidden", "weight", "targets", **given)
+    SampledLinearCrossEntropy(**sampled)("hidden", "weight", "targets", step=2, row_offset=6, **given)
     smooth = {**full, "softcap": None, "label_smoothing": 0.1}  # not together with a softcap
-    LinearCrossEntropy(**smooth)("hidden", "weight", "targets", bias="bias")
+    LinearCrossEntropy(**smooth)("hidden", "weight", "targets", **given)
     assert seen == [
-        {**full, "label_smoothing": 0.0, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"},
-        {**smooth, "bias": "bias"},
+        {**full, "label_smoothing": 0.0, **given}, {**sampled, "step": 2, "row_offset": 6, **given},
+        {**smooth, **given},
     ]  # fmt: skip
 
 

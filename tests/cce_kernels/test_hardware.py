@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cce_kernels import api, hardware, validation
+from cce_kernels import hardware, inputs, validation
 
 
 @pytest.fixture(params=[("Tesla V100", 7), ("Tesla T4", 7), ("NVIDIA A10", 8), ("NVIDIA H100", 9)], ids=lambda x: x[0])
@@ -24,13 +24,13 @@ def test_auto_takes_the_kernels_from_ampere_on_and_triton_says_what_it_needs(gpu
     name, runs = gpu
     monkeypatch.setattr(validation, "_NO_NUMPY", False)
     assert hardware.is_ampere_or_newer(torch.device("cuda")) == runs
-    assert api._use_triton("auto", fake(), fake(), None, 512) == runs
-    assert not api._use_triton("reference", fake(), fake(), None, 512)
+    assert inputs.uses_triton("auto", fake(), fake(), None, 512) == runs
+    assert not inputs.uses_triton("reference", fake(), fake(), None, 512)
     if runs:
-        assert api._use_triton("triton", fake(), fake(), None, 512)
+        assert inputs.uses_triton("triton", fake(), fake(), None, 512)
     else:
         with pytest.raises(ValueError, match=f"impl: found 'triton' on {name}, allowed: on compute capability 8.0"):
-            api._use_triton("triton", fake(), fake(), None, 512)
+            inputs.uses_triton("triton", fake(), fake(), None, 512)
 
 
 def test_a_cpu_has_no_kernels():

@@ -111,3 +111,16 @@ def test_weights_may_be_learned(sampled: bool, reduction: str) -> None:
         lambda h, w, t, i: loss(h, w, targets, token_weights=t, item_weights=i, reduction=reduction, **options),
         (hidden, weight, tokens, items),
     )
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_basket_is_its_token_repeated_with_a_share_of_its_weight(reduction: str) -> None:
+    """So a sampled loss needs no several targets per token."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (5, 9))
+    baskets = torch.randint(0, 9, (5, 3), generator=generator)
+    basket = linear_cross_entropy(hidden, weight, baskets, reduction=reduction)
+    repeated = linear_cross_entropy(
+        hidden[:, None].expand(-1, 3, -1), weight, baskets, token_weights=torch.full((5, 3), 1 / 3), reduction=reduction
+    )
+    torch.testing.assert_close(repeated, basket, rtol=1e-6, atol=0)  # a third is rounded to fp32

@@ -32,7 +32,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ["source", "download", "split", "train", "evaluate", "report"]
 LONGER = {"max_epochs: 2": "max_epochs: 8", "patience: auto": "patience: 30", "batch_size: 32": "batch_size: 4"}
-TIMES = ("epoch_seconds", "whole_epoch_seconds", "tokens_per_second", "peak_memory_gib", "loop_peak_memory_gib")
+TIMES = (
+    "epoch_seconds",
+    "whole_epoch_seconds",
+    "waited_share",
+    "tokens_per_second",
+    "peak_memory_gib",
+    "loop_peak_memory_gib",
+)
 GRID = (
     "uv run python -m pipelines.grid --table 3 --dataset beauty --scale 0.001 "
     "-S backbone.hidden=8 -S train.max_epochs=1 -S evaluate.k=[5,10]"
@@ -269,7 +276,8 @@ def queue(clone: Clone, command: str) -> None:
         path.write_text("raise SystemExit('the live checkout leaked')\n")
     assert "leaked" in clone.run("uv run python -c 'import rec_data'", fails=True)  # the environment does see the edit
 
-    clone.run(command)
+    # The worker, which inherits the streams, stays for ten seconds or more after its last task.
+    assert clone.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
     status = wait_for_queue(clone)
     clone.run("git checkout --quiet -- packages pipelines")
     log = clone.run(f"uv run dvc queue logs {POINT}")
@@ -282,16 +290,17 @@ def queue(clone: Clone, command: str) -> None:
 def wait_for_queue(clone: Clone, seconds: float = 500) -> str:
     """Wait until no task is queued or running; return the last status.
 
-    Asking DVC takes seconds of a core that the tasks need: it is asked when an experiment has ended, or now and then.
+    Asking DVC takes seconds of a core that the tasks need: it is asked when `POINT`, the last one, has ended, or once a
+    minute.
     """
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
+        ask = time.monotonic() + 60
+        while POINT not in clone.run("git for-each-ref refs/exps") and time.monotonic() < ask:
+            time.sleep(0.5)
         status = clone.run("uv run dvc queue status")
         if "Queued" not in status and "Running" not in status:
             return status
-        ended, asked = clone.run("git for-each-ref refs/exps"), time.monotonic()
-        while clone.run("git for-each-ref refs/exps") == ended and time.monotonic() < asked + 30:
-            time.sleep(0.5)
     raise AssertionError(status)
 
 
@@ -387,7 +396,7 @@ def test_every_flat_key_can_be_set_at_once(clone: Clone):
     settings = {
         "dataset": "twin:beauty@0.001", "model": "bert4rec", "loss": "bce_neg", "batch_size": "8", "max_seq_len": "6",
         "num_negatives": "5", "seed": "7", "paper_faithful": "true", "impl": "reference", "preset": "none",
-        "row": "none", "row_data": "real",
+        "row": "none", "row_data": "real", "split_folder": "data/split",
     }  # fmt: skip
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     assert {name for name, value in values.items() if not isinstance(value, dict)} == set(settings)

@@ -1,8 +1,10 @@
 """Commands that are killed at any moment, and several at once: no output is lost, mixed or left half-written.
 
-Every two commands are at work at once in one of the groups of four. Those that only print do not run beside themselves:
-they leave every file as it is. `dvc exp run`, whose stages are those of here, is at work beside all others in one test;
-beside one more `dvc exp run`, and beside what changes its parameters, as `cutrec reset` does, in test_stage.py.
+Every two commands that write what others read are at work at once in one of the groups of four. Those that only hand a
+model over write to folders of their own: they run beside each other and beside two that replace models. Those that only
+print do not run beside themselves: they leave every file as it is. `dvc exp run`, whose stages are those of here, is at
+work beside all others in one test; beside one more `dvc exp run`, and beside what changes its parameters, as `cutrec
+reset` does, in test_stage.py.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from cutrec.checksums import verify_folder
 from cutrec.config import read_yaml
 from cutrec.workflow.checkpoints import COMPLETE
 from cutrec.workflow.tune_study import MOST_STARTS
@@ -56,7 +59,14 @@ COMMANDS = {
     "update": ["cutrec.cli", "update", "--log", "new_days.parquet"],
     **{name: command for name, command in PRINT.items() if name != "plan"},
 }
-KILLED = ("tune", "backtest", "recommend", "refit", "describe", *STAGES)
+HAND_OVER = {
+    "index": ["cutrec.cli", "index", "--histories", "20"],
+    "drift": ["cutrec.cli", "drift", "log.parquet", "later.parquet", "--model", "data/train"],
+    "promote": ["cutrec.cli", "promote", "data/train", "data/running"],
+    "export": ["cutrec.cli", "export", "--out", "data/export/encoder.pt2"],
+}
+"""Commands that write what no other command reads."""
+KILLED = ("update", "tune", "backtest", "recommend", "refit", "describe", *STAGES)
 PRODUCTS = ((0, 0, 0, 0), (0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))
 """Of the field of four elements, whose sums are those of bits without carry."""
 GROUPS = [
@@ -66,7 +76,7 @@ GROUPS = [
 """The lines of the affine plane of order 4: each two of the 16 commands are in one group."""
 USER = "user 3!"
 FORGET = {"forget": ["cutrec.cli", "forget", "--user", USER]}
-TIMES = re.compile("seconds|second|peak|measured_at")
+TIMES = re.compile("second|waited|peak|measured_at")
 KILLS = 4
 """Of each command."""
 RUN_AGAIN = "found that another process wrote it while it was read; run this again"
@@ -77,10 +87,11 @@ TRIES = 2
 FORKS = multiprocessing.get_context("forkserver")
 """Commands start in a copy of a process that has imported the libraries: they spend their time on their work."""
 FORKS.set_forkserver_preload(
-    ["cutrec.arguments", "cutrec.reporting.compare", "cutrec.workflow.backtest", "cutrec.workflow.evaluate",
-     "cutrec.workflow.plan", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
+    ["cutrec.arguments", "cutrec.reporting.compare", "cutrec.reporting.drift", "cutrec.serving.build_index",
+     "cutrec.workflow.backtest", "cutrec.workflow.drift", "cutrec.workflow.evaluate", "cutrec.workflow.plan",
+     "cutrec.workflow.promote", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
      "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.update", "cutrec.workflow.user_copies", "pandas",
-     "pipelines.stage", "rec_data.raw.normalise", "torch.utils.tensorboard"]
+     "pipelines.stage", "rec_data.raw.normalise", "torch.export", "torch.utils.tensorboard"]
 )  # fmt: skip
 
 
@@ -110,7 +121,7 @@ class Project:
     def start(self, name: str, place: int = 0) -> Any:
         """Start a command, which trains if it does at all; of those that run at once, each has a place."""
         self.remove_complete()
-        arguments = (self.root, self.streams(place), (COMMANDS | PRINT | FORGET)[name])
+        arguments = (self.root, self.streams(place), (COMMANDS | PRINT | HAND_OVER | FORGET)[name])
         process = FORKS.Process(target=execute, args=arguments)
         process.start()
         return process
@@ -173,7 +184,7 @@ def content(path: Path) -> Any:
         return {name: tensor.tolist() for name, tensor in load_file(path).items()}
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pydict()
-    return path.suffix if path.suffix in (".html", ".png") else path.read_bytes()
+    return path.suffix if path.suffix in (".html", ".png", ".usearch", ".pt2") else path.read_bytes()
 
 
 def write_logs(root: Path) -> None:
@@ -182,6 +193,9 @@ def write_logs(root: Path) -> None:
     log.write_parquet(root / "log.parquet")
     days = log.filter(pl.col("user_id") < 50).with_columns(pl.col("timestamp") + 300 * 86_400)
     days.write_parquet(root / "new_days.parquet")
+    begin = log["timestamp"].max() - 100 * 86_400
+    later = log.filter(pl.col("timestamp").is_between(begin, begin + 10 * 86_400))
+    later.with_columns(pl.col("timestamp") + 101 * 86_400).write_parquet(root / "later.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +210,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run(*STAGES)
     (project.root / "kept").mkdir()
     shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
-    project.run(*(name for name in COMMANDS if name not in STAGES))
+    project.run(*(name for name in (*COMMANDS, *HAND_OVER) if name not in STAGES))
     assert project.left() == []
     return project
 
@@ -228,6 +242,7 @@ def test_kills_at_random_moments_change_nothing(project: Project, undisturbed: d
             time.sleep(moment)
             process.kill()
             killed += project.wait(process)[0] < 0
+            verify_folder(project.data / "update/train")  # what is being served
         project.run(name)
     # Where other work has slowed down the measured run, commands end before their moment. Even if that took four times
     # as long, the first moment of each command, in the first quarter (of tune: half), is not too late.
@@ -241,6 +256,8 @@ def test_kills_at_random_moments_change_nothing(project: Project, undisturbed: d
     [
         *([list(COMMANDS)[place] for place in group] for group in GROUPS),
         *([name, name] for name in COMMANDS if name not in PRINT),
+        ["train", "update", *HAND_OVER],
+        [*HAND_OVER, *HAND_OVER],
     ],
     ids="+".join,
 )
@@ -291,7 +308,7 @@ def test_an_experiment_ends_as_alone_beside_other_commands(
         experiment = subprocess.Popen(
             ["dvc", "exp", "run"], cwd=project.root, env=environment, stdout=printed, stderr=printed
         )
-        others = cycle(name for name in COMMANDS if name not in (*STAGES, "reset"))
+        others = cycle(name for name in (*HAND_OVER, *COMMANDS) if name not in (*STAGES, "reset"))
         while experiment.poll() is None:
             name = next(others)
             status, text = project.wait(project.start(name))

@@ -188,7 +188,7 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
     copy_repository(tmp_path)
     (tmp_path / "dvc.lock").unlink(missing_ok=True)
     # Training goes on for much longer than the second run needs to start.
-    small = {"max_seq_len": 8, "backbone.hidden": 16, "train.max_epochs": 200, "train.patience": 200}
+    small = {"max_seq_len": 8, "backbone.hidden": 16, "train.max_epochs": 100, "train.patience": 100}
     write_params(tmp_path, {"dataset": "log.parquet", **small})
     small_log().write_parquet(tmp_path / "log.parquet")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

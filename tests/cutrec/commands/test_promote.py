@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 import torch
 
+from cutrec import Recommender
 from cutrec.cli import execute
 from cutrec.errors import StageError
-from cutrec.paths import MODEL
+from cutrec.paths import LOG, MODEL
 from cutrec.workflow import promote
 from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
@@ -190,3 +191,26 @@ def test_a_split_in_parts_decides_as_one_part(checkout: Path, capsys: pytest.Cap
     one = run(capsys, "--dry-run", "--margin", "0.99")
     divide(checkout / "data/split", 3)
     assert run(capsys, "--dry-run", "--margin", "0.99") == one
+
+
+def test_a_promoted_model_ranks_for_the_log_that_is_beside_the_new_one(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Of an update, as it is when the lists are made; without it, that of the pipeline."""
+    for name in ("train", "split"):
+        shutil.copytree(Path("data") / name, Path("data/update") / name)
+    log, updated = pl.read_parquet(LOG), Path("data/update/download") / LOG.name
+    updated.parent.mkdir()
+    log.filter(pl.col("user_id") < 3).write_parquet(updated)
+    execute(["promote", "data/update/train", "srv/running"])
+
+    def users() -> int:
+        execute(["recommend", "--model", "srv/running", "--k", "1", "--out", "lists.csv"])
+        return pl.read_csv("lists.csv")["user_id"].n_unique()
+
+    assert users() == 3
+    log.filter(pl.col("user_id") < 5).write_parquet(updated)
+    assert users() == 5
+    assert Recommender.load("srv/running").recommend(k=1)["user_id"].n_unique() == 5
+    shutil.rmtree(updated.parent)
+    assert users() == log["user_id"].n_unique()

@@ -87,10 +87,13 @@ def test_ids_stay_and_the_next_day_is_the_same_command(place: Path, capsys: pyte
     assert [is_updated(model_file(place / name)) for name in ("model", "first")] == [True, False]  # for --refit
     assert NEW in model.similar_items(NEW, k=3, frame="pyarrow")[model._form.item].to_pylist()
     assert len(pl.read_parquet("model/download/log.parquet")) == sum(map(len, before_and_after()))
+    with (place / "days.csv").open("a") as days:
+        days.write(f"3,1000,{DAY - 1}\n")  # arrived late
     before = contents(place / "model")
     execute(command)  # all events are known now
     said = capsys.readouterr()
     assert re.search(r"are not after 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC, the latest", said.err)
+    assert "they are skipped; the log lacks 1 of them, which training again would use" in said.err
     assert "no new events" in said.out
     assert contents(place / "model") == before
 
@@ -181,6 +184,8 @@ def test_other_mistakes_are_one_line(place: Path):
     command = ["update", "--model", "model", "--log", "days.csv"]
     with pytest.raises(ConfigError, match=r"^backbone.hidden: found 32 with train.init_from=.*, allowed: 16"):
         execute([*command, "--out", "other", "-S", "backbone.hidden=32"])
+    with pytest.raises(StageError, match=r"^--log: found 'nosuch', which is no file or folder, allowed: a path of"):
+        execute(["update", "--model", "model", "--log", "nosuch"])
     (place / "full").mkdir()
     (place / "full/thesis.tex").touch()
     with pytest.raises(StageError, match=r"^--model: found the file full/thesis.tex, allowed: a folder that"):

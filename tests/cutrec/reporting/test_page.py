@@ -49,6 +49,7 @@ TRAINING = {
     "whole_epoch_seconds": 1.75,
     "peak_memory_gib": 0.25,
     "peak_memory_kind": "peak resident memory of the process",
+    "waited_share": 0.004,
     "tokens_per_second": 12345,
     "device": "cpu: of a test",
     "precision": "32-true",

@@ -30,7 +30,7 @@ SETTINGS = {
     "dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "backbone.blocks": 1, "loss": "cce",
     "train.max_epochs": 2, "batch_size": 64,
 }  # fmt: skip
-TIMES = ("seconds", "memory", "gib", "tokens_per_second", "users_per_second")
+TIMES = ("seconds", "waited", "memory", "gib", "tokens_per_second", "users_per_second")
 Read = Callable[[Config, Path], Any]
 
 

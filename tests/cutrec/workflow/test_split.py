@@ -1,6 +1,9 @@
 """The stage ``split`` tells the user what the metrics will depend on."""
 
 import dataclasses
+import errno
+import os
+import resource
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +15,7 @@ from cutrec.outputs import read_json
 from cutrec.workflow.split import split
 from rec_data.config import Download, Split
 from rec_data.describe import describe
+from rec_data.errors import DataError
 
 
 def write(path: Path, rows: list[tuple[int, int, int]]) -> Path:
@@ -58,3 +62,31 @@ def test_a_temporal_split_takes_what_describe_calls_a_clock(tmp_path: Path):
             StageError, match=r"which are positions and not Unix times after 1990.*download\.time_format"
         ):
             split(Config(), log, tmp_path / "split")
+
+
+def test_a_full_disk_while_parts_are_written_leaves_nothing_and_a_rerun_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rec_data.splits.split.parts_of", lambda rows, bound: 3)
+    rows = [(user, (user + step) % 20, 1_600_000_000 + 1_000 * step + user) for user in range(40) for step in range(30)]
+    log, out = write(tmp_path / "log.parquet", rows), tmp_path / "split"
+    (tmp_path / ".tmp-split" / ".work").mkdir(parents=True)  # of a split that was killed
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"^[^\n]*rows-1/user cannot be written: File too large \(in [^\n]*\)$"):
+            split(Config(), log, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    def no_space(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rec_data.splits.write.write_store", no_space)
+        with pytest.raises(DataError, match=r"^[^\n]*split cannot be written: No space left on device \(in [^\n]*\)$"):
+            split(Config(), log, out)
+    assert [path.name for path in tmp_path.iterdir() if "lock" not in path.name] == ["log.parquet"]
+    split(Config(), log, out)
+    assert read_json(out / "summary.json")["parts"] == 3
+    assert not list(out.glob(".*"))

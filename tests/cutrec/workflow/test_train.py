@@ -35,6 +35,7 @@ RESULT = FitResult(
     peak_memory_gib=0.25,
     loop_peak_memory_gib=0.25,
     peak_memory_kind="peak of a test",
+    waited_share=0.0,
     tokens_per_second=10.0,
     device="cpu",
     precision="32-true",

@@ -1,6 +1,8 @@
 """The settings of training come from the keys that name them, of every loss and every point."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,15 @@ import torch
 
 from cutrec.config import loss_settings, model_settings, training_settings
 from cutrec.config_point import Config
-from cutrec.workflow.training_inputs import users_at_once
+from cutrec.decide import decide
+from cutrec.errors import StageError
+from cutrec.workflow.training_inputs import make_batches, read_split, users_at_once, without_address
 from rec_data.sequences.store import SequenceStore
+from rec_data.sequences.subsets import StoreParts
 from rec_models.config import Gbce, Losses, Negatives, Train
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
+from tests.split_parts import divide
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -73,3 +79,36 @@ def test_no_validation_batch_has_more_items_than_full_histories(lengths: list[in
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
     store = SequenceStore(torch.zeros(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(len(lengths)), None)
     assert users_at_once(store, 10, 40) == users
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_training_reads_the_same_of_a_split_in_parts(parts: int, split_once: Path, tmp_path: Path):
+    whole = read_split(split_once / "data/split")
+    found = read_split(divide(Path(shutil.copytree(split_once / "data/split", tmp_path / "split")), parts))
+    assert isinstance(found.train, StoreParts)
+    assert len(found.train) == len(whole.train)
+    assert torch.equal(found.counts, whole.counts)
+    assert decide(Config(), found.facts) == decide(Config(), whole.facts)
+    for name in ("items", "offsets", "user_ids", "targets"):
+        assert torch.equal(getattr(found.validation, name), getattr(whole.validation, name))
+
+
+def test_training_histories_may_lie_behind_an_address(
+    split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    split, bucket = split_once / "data/split", tmp_path / "bucket"
+    divide(Path(shutil.copytree(split, bucket)), 2)
+    address = f"file://{bucket}/sequences"
+    found, whole = read_split(split, address), read_split(split)
+    assert isinstance(found.train, StoreParts)
+    assert len(found.train) == len(whole.train)
+    assert decide(Config(), found.facts) == decide(Config(), whole.facts)
+    make_batches(Config(batch_size=8), found.train, len(found.counts))(1, 2)
+    assert [path.name for path in (tmp_path / "cache").rglob("*.arrow")] == ["part-00002-of-00002.arrow"]
+    point = Config(train=Train(sequences=address))
+    assert without_address(point, found.train).train.sequences not in (None, address)  # the hash of the content
+    with pytest.raises(StageError, match=r"train.sequences: .*bucket/train: found no part"):
+        read_split(split, f"file://{bucket}")
+    with pytest.raises(StageError, match=r"train.sequences: found .* with train.init_from, allowed: null$"):
+        without_address(Config(train=Train(sequences=address, init_from="model")), found.train)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rec_data.errors import DataError
@@ -32,6 +32,7 @@ def rows_of(schedule, epoch=0):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 80), min_size=1, max_size=8), st.integers(1, 9), st.integers(1, 7))
+@example([22, 25, 19, 12, 24], 2, 5)  # a share of 1.2 examples is 0 in some blocks
 def test_every_example_is_in_one_batch_of_one_rank(sizes, batch_size, world_size):
     size = sum(sizes)
     assume(size >= world_size)

@@ -180,7 +180,7 @@ def test_object_that_is_cut_off_is_refused(place, monkeypatch):
     local = fs.SubTreeFileSystem(str(place), fs.LocalFileSystem())
     (place / "shop").mkdir()
     (place / "shop" / "log.csv").write_text(HEADER + "1,2,3\n4,5,6\n")
-    monkeypatch.setattr(remote, "_open", lambda address: (local, "shop"))
+    monkeypatch.setattr(remote, "open_system", lambda address: (local, "shop"))
     real = remote._list
 
     def larger(*arguments):

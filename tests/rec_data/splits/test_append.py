@@ -18,9 +18,11 @@ def written(path: Path, rows: list[tuple[object, object, int]]) -> Path:
 
 def test_events_after_the_end_are_appended_and_the_others_counted(tmp_path: Path):
     log = written(tmp_path / "log.parquet", [("a", "7", NOON), ("b", "8", NOON + 10)])
-    events = written(tmp_path / "new.parquet", [("b", 9, NOON + 11), ("c", 7, NOON + 10), ("c", 7, NOON + 12)])
+    events = written(
+        tmp_path / "new.parquet", [("b", 9, NOON + 11), ("c", 7, NOON + 10), ("b", 8, NOON + 10), ("c", 7, NOON + 12)]
+    )
     found = append_events(log, events, tmp_path / "out.parquet")
-    assert found == (2, 1, NOON + 10, 1, 2)
+    assert found == (2, 2, 1, NOON + 10, 1, 2)
     assert pl.read_parquet(tmp_path / "out.parquet").rows() == [
         ("a", "7", NOON), ("b", "8", NOON + 10), ("b", "9", NOON + 11), ("c", "7", NOON + 12),
     ]  # fmt: skip

@@ -214,7 +214,7 @@ def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
 
 
 def test_export_in_many_row_groups_equals_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("rec_data.splits.split.EXPORT_ROWS", 30)
+    monkeypatch.setattr("rec_data.splits.write.EXPORT_ROWS", 30)
     parts = parts_of(tmp_path, distinct_times(3), "a")
     assert pq.ParquetFile(tmp_path / "a" / "train.parquet").num_row_groups > 3
     for name in ("train", "validation", "test"):

@@ -17,20 +17,19 @@ from cce_kernels.hardware import MAX_TRITON_DIM
 from cce_kernels.inputs import num_items_of, prepared, uses_triton
 from cce_kernels.reduction import reduce_weighted
 from cce_kernels.sampled.call import sampled_call
-from cce_kernels.sampled.draws import Sharing, groups_of
+from cce_kernels.sampled.draws import groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
 from cce_kernels.sampled.reference import sampled_reference, sparse_reference_backward
 from cce_kernels.sampled.samplers import Sampler, Uniform
 from cce_kernels.sampled.validation import (
     DEFAULT_TILE_TOKENS,
+    Sharing,
     check_objective,
     check_one_target,
     check_sampling,
 )
 from cce_kernels.shard import Shard
-
-Reduction = Literal["none", "sum", "mean"]
-Impl = Literal["auto", "triton", "reference"]
+from cce_kernels.validation import Impl, Reduction
 
 
 class _Options(TypedDict, total=False):

@@ -5,18 +5,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from cce_kernels import validation
-from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.api import linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.checks import plain_flag, plain_integer
-from cce_kernels.sampled.draws import Sharing
 from cce_kernels.sampled.objectives import Objective, Softmax
 from cce_kernels.sampled.samplers import Sampler, Uniform
 from cce_kernels.sampled.validation import (
     DEFAULT_TILE_TOKENS,
+    Sharing,
     check_counter,
     check_objective,
     check_sampler,
     check_sharing,
 )
+from cce_kernels.validation import Impl, Reduction
 
 _FULL_OPTIONS = (
     "ignore_index",
@@ -54,7 +55,7 @@ class LinearCrossEntropy(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         ignore_index = plain_integer(ignore_index)
-        validation.check_shared_options(reduction, impl, ignore_index)
+        validation.check_common_options(reduction, impl, ignore_index)
         validation.check_full(softcap, filter_eps, temperature, label_smoothing)
         check = plain_flag("check", check)
         super().__init__()
@@ -66,9 +67,21 @@ class LinearCrossEntropy(nn.Module):
         """The options, for printing."""
         return ", ".join(f"{name}={value!r}" for name, value in _options(self, _FULL_OPTIONS).items())
 
-    def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        *,
+        bias: Tensor | None = None,
+        token_weights: Tensor | None = None,
+        item_weights: Tensor | None = None,
+    ) -> Tensor:
         """The loss; arguments as in `linear_cross_entropy`."""
-        loss: Tensor = linear_cross_entropy(hidden, weight, targets, bias=bias, **_options(self, _FULL_OPTIONS))
+        loss: Tensor = linear_cross_entropy(
+            hidden, weight, targets, bias=bias, token_weights=token_weights, item_weights=item_weights,
+            **_options(self, _FULL_OPTIONS),
+        )  # fmt: skip
         return loss
 
 
@@ -103,7 +116,7 @@ class SampledLinearCrossEntropy(nn.Module):
         num_negatives, seed, tile_tokens, ignore_index = map(
             plain_integer, (num_negatives, seed, tile_tokens, ignore_index)
         )
-        validation.check_shared_options(reduction, impl, ignore_index)
+        validation.check_common_options(reduction, impl, ignore_index)
         check_sharing(num_negatives, sharing, tile_tokens)
         check_counter("seed", seed, None, 2**63)
         check_sampler(sampler)
@@ -133,14 +146,16 @@ class SampledLinearCrossEntropy(nn.Module):
         targets: Tensor,
         *,
         step: Tensor | int,
-        row_offset: int = 0,
+        row_offset: Tensor | int = 0,
         bias: Tensor | None = None,
+        token_weights: Tensor | None = None,
+        item_weights: Tensor | None = None,
     ) -> Tensor:
         """The loss; arguments as in `sampled_linear_cross_entropy`."""
-        options = _options(self, _SAMPLED_OPTIONS)
         return sampled_linear_cross_entropy(
-            hidden, weight, targets, step=step, row_offset=row_offset, bias=bias, **options
-        )
+            hidden, weight, targets, step=step, row_offset=row_offset, bias=bias, token_weights=token_weights,
+            item_weights=item_weights, **_options(self, _SAMPLED_OPTIONS),
+        )  # fmt: skip
 
 
 def _options(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:

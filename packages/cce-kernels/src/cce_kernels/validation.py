@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,16 +14,16 @@ from cce_kernels.shard import Shard
 MAX_ITEMS = 2**31 - 1
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
 _NO_NUMPY = INTERPRETER and find_spec("numpy") is None
-IMPLS = ("auto", "triton", "reference")
-REDUCTIONS = ("none", "sum", "mean")
+Reduction = Literal["none", "sum", "mean"]
+Impl = Literal["auto", "triton", "reference"]
 DEFAULT_IGNORE_INDEX = -100
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_shared_options(reduction: str, impl: str, ignore_index: int) -> None:
-    """The options of one value that both losses share."""
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("impl", impl, IMPLS)
+def check_common_options(reduction: str, impl: str, ignore_index: int) -> None:
+    """The options of both losses that are no tensors."""
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_choice("impl", impl, get_args(Impl))
     check_integer("ignore_index", ignore_index, -(2**63), 2**63)
 
 
@@ -31,7 +32,7 @@ def check_common(
     shard: Shard | None = None,
 ) -> None:  # fmt: skip
     """Shapes, dtypes and devices that both losses demand."""
-    check_shared_options(reduction, impl, ignore_index)
+    check_common_options(reduction, impl, ignore_index)
     for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):
         if not isinstance(given, Tensor) and (given is not None or name != "bias"):
             raise ValueError(f"{name}: found {type(given).__name__}, allowed: a tensor")

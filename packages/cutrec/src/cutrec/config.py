@@ -262,6 +262,6 @@ def _loss_settings(point: Config) -> LossSettings:
 
 
 def _training_settings(point: Config) -> TrainingSettings:
-    others = ("window", "init_from", "tracker")  # of the batches, of the first weights, and it decides nothing
+    others = ("window", "sequences", "init_from", "tracker")  # of batches, of first weights, and it decides nothing
     loop = {name: value for name, value in vars(point.train).items() if name not in others}
     return TrainingSettings(seed=point.seed, **loop)

@@ -63,9 +63,13 @@ def model_folder(place: Path, name: str = "--model") -> Path:
 
 
 def log_beside(model: Path) -> Path | None:
-    """The log in the folder of a model, or the one in ``download/`` beside it; None if there is neither."""
+    """The log in the folder of a model, or the one in ``download/`` beside it; None if there is neither.
+
+    In a model of ``cutrec promote`` it is a link to the log beside the model that was promoted.
+    """
     logs = (model / LOG.name, model.parent / "download" / LOG.name)
-    return next((log for log in logs if log.is_file()), None)
+    log = next((log for log in logs if log.is_file()), None)
+    return log.resolve() if log is not None and log.is_symlink() else log
 
 
 def checkout_root() -> Path | None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
@@ -24,11 +21,11 @@ from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.recommending.lists import excluded
 from cutrec.recommending.log_form import ARGUMENTS, LogForm
+from cutrec.recommending.log_users import LogUsers
 from cutrec.recommending.ranker import Ranker
 from cutrec.workflow.ranking import load_encoder
-from cutrec.workflow.recommend import choose_device, read_log
+from cutrec.workflow.recommend import choose_device
 from cutrec.workflow.recommendations import list_table
-from rec_data.sequences.histories import Histories
 from rec_data.sequences.store import SequenceStore
 from rec_data.stated import stated_as
 from rec_models.training.devices import usable_device
@@ -95,17 +92,9 @@ class Recommender:
             ValueError: the log, a column or a setting is wrong, or training failed.
         """
         form = LogForm.of(log, columns, settings)
-        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
-        try:
+        with folders.kept_with(out) as (folder, keep):
             folders.run_stages(log, form, folder)
-            found = cls(folder / "train", form, log=folder / "download" / LOG.name)
-        except BaseException:
-            if out is None:
-                shutil.rmtree(folder)
-            raise
-        if out is None:
-            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
-        return found
+            return keep(cls(folder / "train", form, log=folder / "download" / LOG.name))
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Recommender:
@@ -169,19 +158,11 @@ class Recommender:
                 the model, another process replaced the model, or training failed.
         """
         later = self._form.of_new_days(log, columns, settings)
-        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
-        try:
+        with folders.kept_with(out) as (folder, keep):
             if identity(self._folder) != self._files:
                 raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
             folders.run_update(log, self._form, later, self._folder, folder, folder / ".checkpoints")
-            found = Recommender.load(folder)
-        except BaseException:
-            if out is None:
-                shutil.rmtree(folder)
-            raise
-        if out is None:
-            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
-        return found
+            return keep(Recommender.load(folder))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -255,19 +236,8 @@ class Recommender:
         if fallback not in (None, "popularity"):
             raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
         found = self._asked(users, histories)
-        said = found.warnings
-        allowed = None
-        if candidates is not None:
-            ids = frames.to_ids("candidates", candidates)
-            places = self._items.find(ids)
-            allowed = self._items.mark(places)
-            said += asked.unknown_items("candidates", ids.filter(pa.array(places < 0)))
-            if not allowed.any():
-                raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
-        if exclude is not None and not isinstance(exclude, Mapping):
-            closed = self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
-            allowed = ~closed if allowed is None else allowed & ~closed
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
+        allowed, unknown = asked.allowed_items(candidates, exclude, self._items)
         lists = self.ranker.recommend(
             found,
             k,
@@ -276,7 +246,7 @@ class Recommender:
             allowed=allowed,
             by_popularity=found.without_history if fallback else None,
         )
-        for warning in said:
+        for warning in [*found.warnings, *unknown]:
             warnings.warn(warning, stacklevel=2)
         table = list_table(np.arange(len(found.users)), *lists, found.users, self._items.names)
         return self._returned(table, [(self._form.user, found.kind), (self._form.item, self._form.item_type)], frame)
@@ -315,40 +285,21 @@ class Recommender:
         Raises:
             ValueError: there is no log.
         """
-        log = self._histories
-        drawn = np.random.default_rng(0).permutation(len(log.store))[:number]
-        users = log.user_names.take(pa.array(log.store.user_ids.numpy()[drawn]))
-        return asked.users_of_log(users, log, self._users, self._form).store
+        return self._users.some(number).store
 
     @cached_property
-    def _histories(self) -> Histories:
-        """The histories of the users of the log; read once."""
+    def _users(self) -> LogUsers:
+        """The users of the log; read once."""
         if self._log is None:
             cure = "histories=..., or a model that was saved with save(folder, histories=True)"
             raise StageError(f"users: found no log beside {self._folder}, allowed: {cure}")
-        found, notes = read_log(
-            self._log,
-            self._items.names,
-            model=self._model,
-            trained_with=self.encoder.log,
-            tie_seed=self._form.config.download.tie_seed(self._form.config.seed),
-            users=None,
-        )
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        return found
-
-    @cached_property
-    def _users(self) -> Index:
-        return Index(self._histories.user_names)
+        return LogUsers.read(self._log, self._items, self._form, model=self._model, trained_with=self.encoder.log)
 
     def _asked(self, users: Any, histories: Any) -> Asked:
         if users is not None and histories is not None:
             raise StageError("histories: found it beside users, allowed: one of the two")
         if histories is None:
-            if users is None:
-                return asked.everybody(self._histories, self._form)
-            return asked.users_of_log(users, self._histories, self._users, self._form)
+            return self._users.everybody() if users is None else self._users.of(users)
         if frames.kind_of(histories) is not None:
             return asked.events(histories, self._items, self._form)
         return asked.lists(histories, self._items)

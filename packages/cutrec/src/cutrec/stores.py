@@ -6,7 +6,7 @@ from pathlib import Path
 from cutrec.checksums import stage_errors, verified
 from cutrec.errors import StageError
 from rec_data.sequences.store import SequenceStore
-from rec_data.sequences.subsets import open_stores, store_files
+from rec_data.sequences.subsets import StoreParts, open_stores, open_subset, store_files
 
 
 def subset_files(split: Path, name: str) -> list[Path]:
@@ -15,11 +15,20 @@ def subset_files(split: Path, name: str) -> list[Path]:
     Raises:
         StageError: there are none, or they are not one whole subset (`rec_data.sequences.subsets.store_files`).
     """
+    require_subset(split, name)
+    with stage_errors(split):
+        return store_files(split / "sequences", name)
+
+
+def require_subset(split: Path, name: str) -> None:
+    """Refuse a split without a subset, in one file or in parts.
+
+    Raises:
+        StageError: there is neither, or the file has another checksum than the listed one.
+    """
     folder = split / "sequences"
     if not (folder / name).is_dir():
         verified(folder / f"{name}.arrow")
-    with stage_errors(split):
-        return store_files(folder, name)
 
 
 def subset_tables(split: Path, name: str) -> list[Path]:
@@ -45,6 +54,17 @@ def read_stores(
     subset_files(split, name)
     with stage_errors(split):
         yield from open_stores(split / "sequences", name, hashes=hashes, only=only)
+
+
+def read_subset(split: Path, name: str, *, hashes: Mapping[str, str] | None = None) -> SequenceStore | StoreParts:
+    """Open the only store of a subset, or its parts, of which none is opened yet.
+
+    Raises:
+        StageError: as `read_stores`.
+    """
+    subset_files(split, name)
+    with stage_errors(split):
+        return open_subset(split / "sequences", name, hashes=hashes)
 
 
 def parts_of(split: Path) -> int:

@@ -78,7 +78,7 @@ def hash_chunks(chunks: Iterable[pa.Array], kind: pa.DataType) -> str:
 
 
 def _in_blocks(chunks: Iterable[pa.Array]) -> Iterator[pa.Array]:
-    """Blocks of `arrays.BLOCK` ids each, but for the last one."""
+    """Blocks of `arrays.BLOCK` ids each; the last one may be shorter."""
     waiting = pa.chunked_array([], pa.null())
     for chunk in chunks:
         waiting = pa.chunked_array([*waiting.chunks, chunk])

@@ -18,7 +18,7 @@ from rec_eval.metrics.segments import (
     segment_edges,
 )
 from rec_eval.metrics.shown import ShownItems
-from rec_eval.ranking.parts import Part, top_k_of_parts
+from rec_eval.ranking.parts import Part
 from rec_eval.ranking.popularity import popularity_top_k
 from rec_eval.ranking.scores import Catalogue
 from rec_eval.ranking.sort_keys import TopK

@@ -106,6 +106,10 @@ class Train(_Loop):
     init_from: str | None = None
     """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
     weights."""
+    sequences: str | None = None
+    """The address of the folder ``sequences`` of a split in parts, such as ``s3://bucket/split/sequences``. Training
+    reads its histories instead of those at hand, whose items must be the same. Each process copies the parts that it
+    trains on. Null: the histories at hand."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

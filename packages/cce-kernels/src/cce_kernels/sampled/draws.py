@@ -7,7 +7,7 @@ and 3. Counters of different slots, rows or steps differ, so their draws never s
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from cce_kernels.checks import plain_integer
 from cce_kernels.reduction import masks
 from cce_kernels.sampled.samplers import Mixed, Popularity, Sampler, Source, Uniform
-from cce_kernels.sampled.validation import DEFAULT_TILE_TOKENS, check_draw
+from cce_kernels.sampled.validation import DEFAULT_TILE_TOKENS, Sharing, check_draw
 from cce_kernels.validation import DEFAULT_IGNORE_INDEX
 
 MASK32 = 0xFFFFFFFF
@@ -61,7 +61,6 @@ def scaled_draws(
     return torch.stack((even, odd), dim=-1).flatten(1)[:, :num_slots]
 
 
-Sharing = Literal["none", "tile", "batch"]
 BATCH_GROUP = 64  # sharing="batch": tokens that are computed together; every group draws the same ids
 _LEAST_MIXED = 1 << 15  # ids that `Mixed` draws among, so that few tokens do not mean few items of the catalogue
 

@@ -1,5 +1,7 @@
 """What the sampled losses require of their options. All errors are ValueErrors that name the argument."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from cce_kernels.sampled.samplers import InBatch, Mixed, Popularity, Sampler, Un
 from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS, are_sets
 
 MAX_COUNTER = 2**32
-SHARINGS = ("none", "tile", "batch")
+Sharing = Literal["none", "tile", "batch"]
 DEFAULT_TILE_TOKENS = 64
 
 
@@ -29,7 +31,7 @@ def check_counter(name: str, value: Tensor | int, device: torch.device | None, l
 
 def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
     """How many negatives there are, and for whom."""
-    check_choice("sharing", sharing, SHARINGS)
+    check_choice("sharing", sharing, get_args(Sharing))
     check_integer("num_negatives", num_negatives, 1, MAX_ITEMS)
     check_integer("tile_tokens", tile_tokens, 1, 1025)
     if sharing != "tile" and tile_tokens != DEFAULT_TILE_TOKENS:

@@ -25,10 +25,11 @@ from torch import Tensor
 from cce_kernels.dtypes import sum_dtype
 from cce_kernels.reduction import masks
 from cce_kernels.sampled.call import SampledCall, sampled_call
-from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
+from cce_kernels.sampled.draws import as_counter, groups_of
 from cce_kernels.sampled.objectives import Objective, Terms
 from cce_kernels.sampled.samplers import Popularity, Sampler
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
+from cce_kernels.sampled.validation import Sharing
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss

@@ -37,7 +37,6 @@ from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
 from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout, log_beside
-from cutrec.stores import parts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,6 +119,9 @@ def run(options: Namespace) -> None:
         run_parts(options)
         return
     config = load()
+
+    from cutrec.stores import parts_of
+
     if (parts := parts_of(Path(config.split_folder))) > 1 and of_whole_log(options):
         print(f"note: the split is in {parts} parts, so lists are written in parts too (--part 1/1)", file=sys.stderr)
         run_parts(options)
@@ -188,7 +190,7 @@ def run(options: Namespace) -> None:
 def of_whole_log(options: Namespace) -> bool:
     """Whether lists are for all users of the log of the pipeline, by a model as it is."""
     some = options.user or options.refit or options.histories is not None
-    return not some and log_of(existing_model(options.model)) == LOG
+    return not some and log_of(existing_model(options.model)).resolve() == LOG.resolve()
 
 
 def log_of(model: Path) -> Path:

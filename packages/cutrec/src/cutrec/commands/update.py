@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cutrec.arguments import local_file, local_path
 from cutrec.nested import parse_overrides
 from cutrec.outputs import read_json
-from cutrec.paths import MODEL, UPDATE, checkpoint_folder
+from cutrec.paths import MODEL, UPDATE, checkpoint_folder, live_checkout
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -34,7 +34,9 @@ def run(options: Namespace) -> None:
     """Update the model and say what the new events were."""
     from cutrec.recommending.folders import of_model, run_update
     from cutrec.recommending.log_form import LogForm
+    from cutrec.workflow.fetch import refuse_no_file
 
+    refuse_no_file("--log", options.log, root=live_checkout())
     model = of_model(options.model, "--model")
     form = LogForm.beside(model)
     later = form.of_new_days(options.log, None, parse_overrides(options.changes or []))

@@ -17,9 +17,7 @@ from cutrec.recommending import frames
 from cutrec.recommending.frames import Index
 from cutrec.recommending.log_form import LogForm
 from cutrec.workflow.recommend import read_file
-from rec_data.arrays import Int32s
-from rec_data.sequences.gather import Gather
-from rec_data.sequences.histories import Histories
+from rec_data.arrays import Int32s, Mask
 from rec_data.sequences.store import SequenceStore
 
 
@@ -41,28 +39,6 @@ class Asked(NamedTuple):
         missing = np.ones(len(self.users), dtype=bool)
         missing[self.store.user_ids.numpy()] = False
         return np.flatnonzero(missing).astype(np.int32)
-
-
-def everybody(log: Histories, form: LogForm) -> Asked:
-    """All users of the log who have a history."""
-    users = log.user_names.take(pa.array(log.store.user_ids.numpy()))
-    own = torch.arange(len(users), dtype=torch.int32)
-    return Asked(users, SequenceStore(log.store.items, log.store.offsets, own), form.user_type, [])
-
-
-def users_of_log(users: Any, log: Histories, names: Index, form: LogForm) -> Asked:
-    """Some users of the log, and one warning if some of them have no history there."""
-    asked = frames.to_ids("users", users).unique()
-    rows = np.full(len(log.user_names), -1)
-    rows[log.store.user_ids.numpy()] = np.arange(len(log.store))
-    places = names.find(asked)  # [n]
-    found = np.where(places >= 0, rows[places], -1) if len(rows) else places
-    own = np.flatnonzero(found >= 0)
-    chosen, offsets = found[own], log.store.offsets.numpy()
-    gather = Gather([log.store.items], torch.device("cpu"))
-    items, ends = gather(offsets[chosen], offsets[chosen + 1] - offsets[chosen])
-    store = SequenceStore(items.int(), ends, torch.from_numpy(own.astype(np.int32)))
-    return Asked(asked, store, form.user_type, _without("users", asked, store, absent=int((places < 0).sum())))
 
 
 def lists(histories: Mapping[Any, Any] | Iterable[Any], items: Index) -> Asked:
@@ -98,7 +74,7 @@ def lists(histories: Mapping[Any, Any] | Iterable[Any], items: Index) -> Asked:
         user_ids=torch.from_numpy(own.astype(np.int32)),
     )
     unknown = unknown_items("histories", flat.filter(pa.array(places < 0)))
-    return Asked(users, store, None, [*unknown, *_without("histories", users, store)])
+    return Asked(users, store, None, [*unknown, *without("histories", users, store)])
 
 
 def events(frame: Any, items: Index, form: LogForm) -> Asked:
@@ -116,7 +92,31 @@ def events(frame: Any, items: Index, form: LogForm) -> Asked:
         print(f"note: {note}", file=sys.stderr)
     kind = frames.type_name(frames.to_arrow("histories", frame, [form.user]).schema.field(0).type)
     unknown = unknown_items("histories", found.unknown_items.ids)
-    return Asked(found.user_names, found.store, kind, [*unknown, *_without("histories", found.user_names, found.store)])
+    return Asked(found.user_names, found.store, kind, [*unknown, *without("histories", found.user_names, found.store)])
+
+
+def allowed_items(candidates: Any, exclude: Any, items: Index) -> tuple[Mask | None, list[UnknownIdsWarning]]:
+    """``[V]`` whether an item may be recommended, and warnings; None: all may.
+
+    Args:
+        candidates: ids of the only items; None: all.
+        exclude: ids of further items that are left out; a dict, of such ids for each user, changes nothing here.
+        items: those of the model.
+
+    Raises:
+        StageError: the model knows none of the candidates.
+    """
+    allowed, said = None, []
+    if candidates is not None:
+        ids = frames.to_ids("candidates", candidates)
+        places = items.find(ids)
+        allowed, said = items.mark(places), unknown_items("candidates", ids.filter(pa.array(places < 0)))
+        if not allowed.any():
+            raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
+    if exclude is not None and not isinstance(exclude, Mapping):
+        closed = items.mark(items.find(frames.to_ids("exclude", exclude)))
+        allowed = ~closed if allowed is None else allowed & ~closed
+    return allowed, said
 
 
 def unknown_items(what: str, ids: pa.Array) -> list[UnknownIdsWarning]:
@@ -128,7 +128,7 @@ def unknown_items(what: str, ids: pa.Array) -> list[UnknownIdsWarning]:
     return [UnknownItemsWarning(said, unique.to_pylist())]
 
 
-def _without(what: str, users: pa.Array, store: SequenceStore, absent: int = 0) -> list[UnknownIdsWarning]:
+def without(what: str, users: pa.Array, store: SequenceStore, absent: int = 0) -> list[UnknownIdsWarning]:
     """One warning if some users have no history; the log lacks `absent` of them."""
     lacking = Asked(users, store, None, []).without_history
     if len(lacking) == 0:

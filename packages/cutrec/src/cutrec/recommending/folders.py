@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cutrec.checksums import verify_folder, write_checksums
 from cutrec.config import read_yaml
@@ -21,6 +25,30 @@ from rec_models.training.checkpoint import ModelCheckpoint
 
 if TYPE_CHECKING:
     from cutrec.workflow.update import Updated
+
+Kept = TypeVar("Kept")
+
+
+@contextmanager
+def kept_with(out: str | Path | None) -> Iterator[tuple[Path, Callable[[Kept], Kept]]]:
+    """Yield a folder for results, and what binds it to the object that is returned.
+
+    Without `out` it is a temporary folder, which is removed together with that object, or if the block fails.
+    """
+    if out is not None:
+        yield Path(out), lambda found: found
+        return
+    folder = Path(tempfile.mkdtemp(prefix="cutrec-"))
+
+    def keep(found: Kept) -> Kept:
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+        return found
+
+    try:
+        yield folder, keep
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
 
 
 def run_stages(log: Any, form: LogForm, folder: Path) -> None:

@@ -222,6 +222,7 @@ def resource_rows(run: RunOutputs) -> list[tuple[str, str]]:
         ("training, all epochs with start, validation and checkpoints", _duration(whole)),
         ("per epoch, training only", f"{training['epoch_seconds']:.2f} s"),
         ("per epoch, with its share of start, validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
+        ("share of the training loop that waited for batches", f"{100 * training['waited_share']:.1f} %"),
         ("tokens per second", f"{training['tokens_per_second']:,}"),
         ("peak memory of training", f"{training['peak_memory_gib']:.2f} GiB ({training['peak_memory_kind']})"),
         ("ranking and writing the lists", _duration(evaluation["rank_seconds"])),

@@ -39,13 +39,14 @@ def log_of(which: str, name: str, folder: Path, values: dict[str, Any], changes:
         for path in (place, place / LOG.name, place / LOG.parent.name / LOG.name, place / LOG):
             if path.name == LOG.name and path.with_name("summary.json").is_file() and path.is_file():
                 return verified(path)
-        from cutrec.workflow.fetch import fetch
+        from cutrec.workflow.fetch import fetch, refuse_no_file
 
+        refuse_no_file(which, name, root=live_checkout())
         out = folder / LOG.name
         folder.mkdir()
         fetch(config, out, root=live_checkout())
     except ValueError as error:
-        raise StageError(f"{which}: {error}") from error
+        raise StageError(f"{which}: {str(error).removeprefix(f'{which}: ')}") from error
     return out
 
 

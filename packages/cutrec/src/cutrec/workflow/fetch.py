@@ -6,9 +6,12 @@ from typing import Any
 
 from cutrec.checksums import write_checksums
 from cutrec.config_point import Config
+from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import LOG
+from rec_data.raw.finding import looks_like_path
 from rec_data.sources.fetch import fetch_log, fingerprint
+from rec_data.sources.registry import is_name
 from rec_data.stated import stated
 
 
@@ -21,6 +24,17 @@ def identify(config: Config, *, root: Path) -> dict[str, Any]:
         DataError: there is no such log.
     """
     return fingerprint(config.dataset, root=root, settings=config.download)
+
+
+def refuse_no_file(option: str, name: str, *, root: Path) -> None:
+    """Refuse a word that names neither a file or folder nor a data set, where a file is what users mean.
+
+    Raises:
+        StageError: naming the option.
+    """
+    if not (looks_like_path(name) or is_name(name) or (root / name).exists()):
+        allowed = "a path of parquet or CSV files, or the name of a data set"
+        raise StageError(f"{option}: found {name!r}, which is no file or folder, allowed: {allowed}")
 
 
 def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:

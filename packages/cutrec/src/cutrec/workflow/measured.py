@@ -64,19 +64,17 @@ class Measured:
             StageError: a file is missing or damaged, or there is only one user to count items in.
         """
         self._config, self._users, self._items, self._groups = config, users, items.names, groups
-        self.counts = np.zeros(len(items.names), dtype=np.int64)  # [V]
+        self._counts = np.zeros(len(items.names), dtype=np.int64)  # [V]
         for store in read_stores(split, "train", hashes=hashes):
-            self.counts += arrays.count(store.items.numpy(), len(self.counts))
-        self._reference = reference_log(config, split, len(self.counts), hashes)
+            self._counts += arrays.count(store.items.numpy(), len(self._counts))
+        self._reference = reference_log(config, split, len(self._counts), hashes)
         verified(split / "summary.json")
         tables = subset_tables(split, "test")
         with stage_errors(split):
             days = [days_since_last(table, split / "summary.json") for table in tables]
         self._days = None if days[0] is None else np.concatenate([each for each in days if each is not None])
-        self._order, self._shown = (
-            order,
-            {name: ShownItems.none(config.evaluate.k, len(self.counts)) for name in RANKINGS},
-        )
+        self._order = order
+        self._shown = {name: ShownItems.none(config.evaluate.k, len(self._counts)) for name in RANKINGS}
         self._parts: dict[str, list[Evaluation]] = {name: [] for name in RANKINGS}
         self._targets: list[npt.NDArray[Any]] = []
         self._lengths: list[npt.NDArray[Any]] = []
@@ -88,9 +86,9 @@ class Measured:
         assert store.targets is not None
         targets, filter_seen = store.targets.numpy(), self._config.evaluate.filter_seen
         seen = {"seen_offsets": store.offsets, "seen_items": store.items} if filter_seen else {}
-        popular = popularity_top_k(torch.tensor(self.counts), recommended.shape[1], num_users=len(store), **seen)
+        popular = popularity_top_k(torch.tensor(self._counts), recommended.shape[1], num_users=len(store), **seen)
         lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
-        baseline = Baseline(lists["popularity"], self.counts)
+        baseline = Baseline(lists["popularity"], self._counts)
         for name, ids in lists.items():
             found = evaluate(
                 ids,
@@ -105,14 +103,14 @@ class Measured:
             self._shown[name].add(ids)
         self._targets.append(targets.copy())
         self._lengths.append(store.lengths.numpy())
-        for place in self._examples.keys() & range(self._done, self._done + len(store)):
+        for place in [place for place in self._examples if 0 <= place - self._done < len(store)]:
             row = place - self._done
             self._examples[place] = example(
                 self._users[int(store.user_ids[row])].as_py(),
                 store.items[store.offsets[row] : store.offsets[row + 1]].numpy(),
                 int(targets[row]),
                 recommended[row],
-                counts=self.counts,
+                counts=self._counts,
                 item_names=self._items,
             )
         self._done += len(store)
@@ -127,7 +125,7 @@ class Measured:
             catalogue = {f"coverage@{k}": share for k, share in shares.items()}
             results[ranking] = join_evaluations(parts, self._order, catalogue, user_ids=user_ids, targets=names)
         days = None if self._days is None else self._days[self._order]
-        return Rankings(results, self._shown, targets, lengths, self.counts, list(self._examples.values()), days)
+        return Rankings(results, self._shown, targets, lengths, self._counts, list(self._examples.values()), days)
 
 
 def reference_log(config: Config, split: Path, num_items: int, hashes: Mapping[str, str] | None = None) -> LogCounts:

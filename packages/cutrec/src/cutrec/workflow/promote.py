@@ -23,6 +23,7 @@ import torch
 from cutrec.checksums import checksum, read_output, verified, verify_folder
 from cutrec.errors import StageError
 from cutrec.outputs import unchanged
+from cutrec.paths import LOG, log_beside
 from cutrec.stores import read_stores
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import load_model
@@ -133,7 +134,8 @@ def versions(running: Path) -> Path:
 def switch(model: Path, running: Path) -> Path:
     """Copy the folder of a model into `versions` and let the link `running` point to it; return the copy.
 
-    Older versions than the last `KEPT` are removed.
+    A log that is not in that folder but beside it is not copied: the version holds a link to it, so that lists follow
+    the events of the day on which they are made. Older versions than the last `KEPT` are removed.
 
     Raises:
         StageError: a file of the model is damaged or was replaced meanwhile, or `running` is not a link.
@@ -152,6 +154,8 @@ def switch(model: Path, running: Path) -> Path:
                 for path in model.parent.iterdir():
                     if path.is_file():
                         shutil.copyfile(path, fresh / path.name)
+                if (log := log_beside(model.parent)) is not None and log.parent != model.parent:
+                    (fresh / LOG.name).symlink_to(log.resolve())  # as it will be when it is read
             fresh.rename(copy)
         os.utime(copy)
         link = place / ".tmp-link"

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import write_checksums
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.config_point import Config
 from cutrec.decide import decide, write_decisions
@@ -19,6 +19,7 @@ from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import SETTINGS, live_checkout
 from cutrec.reporting.model_card import CARD, model_card
 from cutrec.reporting.remarks import Remark, no_gain, training_remarks
+from cutrec.stores import read_store
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.initial import decide_further, first_weights, read_start, start_model
@@ -65,15 +66,16 @@ def train(
     with ExitStack() as places:
         start = start_model(config)
         with unchanged(split, *([] if start is None else [start.parent])):
-            for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
-                verified(split / name)
-            catalogue, train_store, validation_store, counts, facts, new = inputs.read_split(split)
+            catalogue, train_store, validation_store, counts, facts, new = inputs.read_split(
+                split, config.train.sequences
+            )
+            config = inputs.without_address(config, train_store)
             if start is None:
                 build, (config, decisions) = None, decide(config, facts)
             else:
-                initial = read_start(config, start)
-                config, decisions = decide_further(config, initial, facts, train_store, new)
-                build = first_weights(initial, catalogue.names, train_store)
+                initial, histories = read_start(config, start), read_store(split, "train")
+                config, decisions = decide_further(config, initial, facts, histories, new)
+                build = first_weights(initial, catalogue.names, histories)
             state = checkpoints / run_hash(config, split, start=start)
             if first:
                 for decision in decisions:
@@ -158,6 +160,7 @@ def summary(config: Config, result: FitResult, unread_share: float | None = None
         "peak_memory_gib": round(result.peak_memory_gib, 3),
         "loop_peak_memory_gib": round(result.loop_peak_memory_gib, 3),
         "peak_memory_kind": result.peak_memory_kind,
+        "waited_share": round(result.waited_share, 4),
         "tokens_per_second": round(result.tokens_per_second),
         "device": result.device,
         "precision": result.precision,

@@ -1,10 +1,13 @@
 """What `rec_models.training.loop.fit` takes, of a point: its batches and validation."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -13,12 +16,16 @@ from cutrec.config_point import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
+from cutrec.stores import read_stores, read_subset, require_subset
 from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
 from rec_data.arrays import Mask, count_repeated
+from rec_data.errors import DataError
 from rec_data.ids import Ids, read_ids
+from rec_data.schema import COUNT
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
+from rec_data.sequences.subsets import StoreParts, joined
 from rec_data.splits.recency import is_since
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
@@ -28,8 +35,9 @@ class SplitData(NamedTuple):
     """What training reads of a split."""
 
     catalogue: Ids
-    train: SequenceStore
+    train: SequenceStore | StoreParts
     validation: SequenceStore
+    """Of all parts together."""
     counts: Tensor
     """[V] int64, how often each item occurs in the training histories."""
     facts: Facts
@@ -37,28 +45,68 @@ class SplitData(NamedTuple):
     """[nnz] which items of the training histories are new to the model that is updated; None: of no update."""
 
 
-def read_split(split: Path) -> SplitData:
+def read_split(split: Path, sequences: str | None = None) -> SplitData:
     """Open what training reads of a split.
+
+    Of a split in parts no training history is read: ``items.parquet`` and the heads of the parts say what is needed, so
+    a process opens only the parts that it trains on. `sequences` is ``train.sequences``.
 
     Raises:
         StageError: a file is missing, damaged, or belongs to another split, or nobody validates.
     """
+    verified(split / "items.parquet")
+    for name in ("train", "validation") if sequences is None else ("validation",):
+        require_subset(split, name)
     catalogue = read_output(read_ids, split / "items.parquet")
-    hashes, sequences = {"items": catalogue.hash}, split / "sequences"
-    train = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
-    validation = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+    hashes, items = {"items": catalogue.hash}, len(catalogue.names)
+    train = read_subset(split, "train", hashes=hashes) if sequences is None else _behind(sequences, hashes)
+    validation = joined(read_stores(split, "validation", hashes=hashes))
     if len(validation) == 0:
         raise StageError(f"{split}: found no validation users, allowed: at least 1 (of a larger log)")
-    items = len(catalogue.names)
-    counts = torch.from_numpy(arrays.count(train.items.numpy(), items))
+    if isinstance(train, SequenceStore):
+        counts, lengths = arrays.count(train.items.numpy(), items), train.lengths.numpy()
+    else:
+        counts = pq.read_table(catalogue.path, columns=[COUNT])[COUNT].to_numpy()
+        lengths = np.concatenate([np.repeat(*part) for part in train.lengths])
     summary = read_json(split / "summary.json") if (split / "summary.json").is_file() else {}
     moment = summary.get("new_from")
     new = None if moment is None else is_since(verified(split / "train.parquet"), moment)
-    return SplitData(catalogue, train, validation, counts, Facts.of(items, train.lengths.numpy()), new)
+    return SplitData(catalogue, train, validation, torch.tensor(counts), Facts.of(items, lengths), new)
+
+
+def _behind(sequences: str, hashes: Mapping[str, str]) -> StoreParts:
+    """The training histories behind an address."""
+    from rec_data.sources.remote_parts import remote_parts  # half a second that others do without
+
+    try:
+        found = remote_parts(sequences, "train", hashes=hashes)
+    except DataError as error:
+        raise StageError(f"train.sequences: {error}") from error
+    for name, own in hashes.items():
+        if (other := found.heads[0].get(name)) != own:
+            raise StageError(
+                f"train.sequences: found {sequences} of other {name} than {name}.parquet: {str(other)[:12]}, "
+                f"allowed: {own[:12]}"
+            )
+    return found
+
+
+def without_address(point: Config, train: SequenceStore | StoreParts) -> Config:
+    """The point with the hash of what is behind ``train.sequences`` in its place, so that its content names the run.
+
+    Raises:
+        StageError: ``train.init_from`` beside it.
+    """
+    if point.train.sequences is None or isinstance(train, SequenceStore):
+        return point
+    if point.train.init_from is not None:
+        raise StageError(f"train.sequences: found {point.train.sequences} with train.init_from, allowed: null")
+    heads = repr([sorted(head.items()) for head in train.heads])
+    return replace(point, train=replace(point.train, sequences=hashlib.sha256(heads.encode()).hexdigest()))
 
 
 def make_batches(
-    point: Config, store: SequenceStore, num_items: int, new: Mask | None = None
+    point: Config, store: SequenceStore | StoreParts, num_items: int, new: Mask | None = None
 ) -> Callable[[int, int], TrainingBatches]:
     """The training batches of each rank; of an update those with ``[nnz]`` new items, and a sample of the others."""
 

@@ -136,6 +136,8 @@ def _search_of(config: Config, split: Path, searches: Path, data: inputs.SplitDa
     """
     if config.dataset.startswith("twin:"):
         raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
+    if config.train.sequences is not None:
+        raise StageError(f"train.sequences: found {config.train.sequences}, allowed for a search: null")
     if config.train.init_from is not None:
         raise StageError(f"train.init_from: found {config.train.init_from}, allowed for a search: null")
     if config.train.devices != 1:

@@ -87,11 +87,9 @@ def _append(config: Config, log: Path, longer: Path, root: Path) -> Appended:
     for line in read_remarks(config, read):
         print(f"note: {line}", file=sys.stderr)
     if found.earlier:
-        print(
-            f"note: {found.earlier:,} of {found.earlier + found.new:,} events are not after {as_date(found.end)}, "
-            "the latest event of the model's log: they are skipped",
-            file=sys.stderr,
-        )
+        skipped = f"{found.earlier:,} of {found.earlier + found.new:,} events are not after {as_date(found.end)}"
+        late = f"; the log lacks {found.late:,} of them, which training again would use" if found.late else ""
+        print(f"note: {skipped}, the latest event of the model's log: they are skipped{late}", file=sys.stderr)
     return found
 
 

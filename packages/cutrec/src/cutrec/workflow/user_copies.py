@@ -15,7 +15,7 @@ from cutrec.workflow.forget import made_again, tables_outside_stages
 from cutrec.workflow.user_ids import Users
 from rec_data.raw import files, finding
 from rec_data.schema import USER
-from rec_data.sources.published import cache_folder
+from rec_data.sources.cache import cache_folder
 from rec_data.sources.registry import SOURCES, is_generated
 
 _TRAIN_AGAIN = " && ".join(f"uv run python -m pipelines.{stage}" for stage in ("train", "evaluate", "report"))

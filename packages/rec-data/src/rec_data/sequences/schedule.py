@@ -14,14 +14,15 @@ class Schedule:
 
     All ranks together take consecutive blocks of ``batch_size * world_size`` examples of an epoch (`num_batches`). In a
     block each part has its share: of the first x places, part p has ``floor(x S(p) / E) - floor(x S(p - 1) / E)``. S(p)
-    are the examples of the first p parts and E those of all. That is its exact share, rounded up or down, so no part is
+    are the examples of the first p parts and E those of all. That is less than one from its exact share, so no part is
     exhausted before another. Each part has an order of its own, which changes from epoch to epoch.
 
     So a block is a function of (seed, epoch, index), of the sizes of the parts and of the block, but not of the number
     of ranks. If that divides the number of parts, each rank has the examples of its own parts in each block, about
     ``batch_size`` of them. Otherwise the ranks share each block evenly, as they do the examples of one store.
 
-    If a block is too small to have an example of each part, all examples are shuffled together, as those of one store.
+    A block has less than two examples more or fewer of a part than its exact share. If that share is below two for some
+    part, which could then be missing, all examples are shuffled together, as those of one store.
     """
 
     def __init__(self, sizes: Sequence[int], *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -36,7 +37,7 @@ class Schedule:
         """
         self.size, self._seed, self._rank, self._world_size = sum(sizes), seed, rank, world_size
         self._block = batch_size * world_size
-        self._by_part = len(sizes) > 1 and min(sizes) * self._block >= self.size
+        self._by_part = len(sizes) > 1 and min(sizes) * self._block >= 2 * self.size
         self._ends = list(accumulate(sizes if self._by_part else [self.size], initial=0))
         self._owns_parts = self._by_part and len(sizes) % world_size == 0
         each = len(sizes) // world_size if self._owns_parts else len(sizes)

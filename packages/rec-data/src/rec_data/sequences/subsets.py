@@ -6,7 +6,7 @@ so on. Every part is a complete store with the dense ids of the whole split (`re
 Needs torch, numpy and pyarrow only.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from rec_data.arrays import Int64s
 from rec_data.errors import DataError
@@ -83,9 +84,23 @@ def open_subset(folder: Path, name: str, *, hashes: Mapping[str, str] | None = N
     return _parts(files, hashes)
 
 
-def stores_of(source: SequenceStore | StoreParts) -> Iterator[SequenceStore]:
-    """The only store, or the parts one after the other."""
-    return iter([source]) if isinstance(source, SequenceStore) else source.open()
+def joined(stores: Iterable[SequenceStore]) -> SequenceStore:
+    """The histories of all parts of a subset in memory, in the order of their users: those of one store."""
+    parts = list(stores)
+    if len(parts) == 1:
+        return parts[0]
+    users = np.concatenate([part.user_ids.numpy() for part in parts])
+    order = np.argsort(users, kind="stable")
+    rows = torch.from_numpy(order)
+    lengths = torch.cat([part.lengths for part in parts])
+    items = torch.cat([part.items for part in parts])
+    starts = torch.cumsum(lengths, 0) - lengths
+    offsets = torch.cat((lengths.new_zeros(1), torch.cumsum(lengths[rows], 0)))
+    places = torch.arange(len(items)) + torch.repeat_interleave(starts[rows] - offsets[:-1], lengths[rows])
+    targets = [part.targets for part in parts if part.targets is not None]
+    return SequenceStore(
+        items[places], offsets, torch.from_numpy(users[order]), torch.cat(targets)[rows] if targets else None
+    )
 
 
 def open_stores(

@@ -1,6 +1,5 @@
 """From a published data set of the registry to its log."""
 
-import os
 import shutil
 import tempfile
 import zipfile
@@ -24,6 +23,7 @@ from rec_data.raw.formats import READERS
 from rec_data.raw.normalise import write_log
 from rec_data.raw.rows import find_rows, numbered
 from rec_data.sources import http, kaggle, rs_datasets
+from rec_data.sources.cache import cache_folder
 from rec_data.sources.registry import VERSION, Published, RawFile, RsDataset, Source
 
 YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
@@ -103,13 +103,6 @@ def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any
         return {"kind": "mirror", **found, "file": raw.file, "sha256": files.digest(path)}
     raw = source.raws[0]
     return {"kind": "published", **found, "address": raw.address, "checksum": raw.checksum}
-
-
-def cache_folder() -> Path:
-    """The folder of downloads: ``$REC_DATA_CACHE``, or ``rec_data`` in the user's cache folder."""
-    if folder := os.environ.get("REC_DATA_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rec_data"
 
 
 def _without_incomplete(frame: pl.LazyFrame, raw: RawFile, origin: str) -> tuple[pl.LazyFrame, int]:

@@ -217,6 +217,11 @@ def is_generated(dataset: str) -> bool:
     return dataset == DEMO or dataset.startswith(PREFIX)
 
 
+def is_name(dataset: str) -> bool:
+    """Whether ``dataset`` names a data set or a synthetic log, whether or not it can be used."""
+    return is_generated(dataset) or dataset in SOURCES or dataset in UNUSABLE
+
+
 def lookup(dataset: str) -> Source:
     """Find a data set by its name.
 

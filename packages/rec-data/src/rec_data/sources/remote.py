@@ -18,6 +18,7 @@ from pyarrow import fs
 from rec_data.errors import DataError, writing
 from rec_data.progress import progress
 from rec_data.raw import finding
+from rec_data.sources.cache import cache_folder
 
 _CHUNK = 1 << 22
 _PATIENCE = {"gs": "retry_limit_seconds=30", "gcs": "retry_limit_seconds=30"}
@@ -78,8 +79,6 @@ def located(dataset: str, *, root: Path, folder: Path | None = None) -> Iterator
         yield {str(path): path for path in finding.find(dataset, root=root)}
         return
     if folder is None:
-        from rec_data.sources.published import cache_folder
-
         folder = cache_folder()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,34 +104,43 @@ def _download(address: Address, work: Path) -> dict[str, Path]:
 
 def _copy(address: Address, work: Path) -> dict[str, Path]:
     """Copy one or more objects: their addresses in order, and the copies."""
-    with _reading(address):
-        system, base = _open(address)
+    with reading(address):
+        system, base = open_system(address)
         found = _list(system, base, address)
     copies = {}
     for info in found:
         name = address._replace(path=info.path.removeprefix(base).lstrip("/"))
         target = work / name.authority / name.path
         finding.check_suffix(target)
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = target.open("wb")
-        with (
-            file,
-            _reading(name),
-            system.open_input_stream(info.path, compression=None) as source,
-            progress(f"copy {target.name}", info.size, "B") as bar,
-        ):
-            while block := source.read(_CHUNK):
-                with writing(target):
-                    file.write(block)
-                bar.update(len(block))
-        if info.size is not None and target.stat().st_size != info.size:
-            raise DataError(f"{name} ended after {target.stat().st_size} of {info.size} bytes")
+        copy_object(system, info, target, name)
         copies[str(name)] = target
     return copies
 
 
-def _open(address: Address) -> tuple[fs.FileSystem, str]:
+def copy_object(system: fs.FileSystem, info: fs.FileInfo, target: Path, name: Address) -> None:
+    """Copy an object to a file.
+
+    Raises:
+        DataError: It cannot be read, ends before its size, or the file cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.open("wb")
+    with (
+        file,
+        reading(name),
+        system.open_input_stream(info.path, compression=None) as source,
+        progress(f"copy {target.name}", info.size, "B") as bar,
+    ):
+        while block := source.read(_CHUNK):
+            with writing(target):
+                file.write(block)
+            bar.update(len(block))
+    if info.size is not None and target.stat().st_size != info.size:
+        raise DataError(f"{name} ended after {target.stat().st_size} of {info.size} bytes")
+
+
+def open_system(address: Address) -> tuple[fs.FileSystem, str]:
     """Open the file system of an address, and return the path of its authority there, such as the bucket."""
     options = address.options or _PATIENCE.get(address.scheme, "")
     try:
@@ -190,7 +198,7 @@ def _below(system: fs.FileSystem, path: str) -> Iterator[str]:
 
 
 @contextmanager
-def _reading(address: Address) -> Iterator[None]:
+def reading(address: Address) -> Iterator[None]:
     """Turn errors of the file systems, of which some are long and some bare, into a ``DataError`` of one line."""
     try:
         yield

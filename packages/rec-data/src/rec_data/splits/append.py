@@ -19,6 +19,8 @@ class Appended(NamedTuple):
     """Events after the end of the log."""
     earlier: int
     """Events that are not after the end of the log; they are skipped."""
+    late: int
+    """Those of them that the log does not hold."""
     end: int
     """The time of the log's latest event, in its unit."""
     known_users: int
@@ -62,5 +64,7 @@ def append_events(log: Path, events: Path, out: Path) -> Appended:
     if len(new):
         columns = [name for name in (USER, ITEM, TIMESTAMP, RATING) if name in old.columns and name in new.columns]
         pl.concat([old.select(columns), new.select(columns)], how="vertical_relaxed").write_parquet(out)
+    earlier = added.filter(pl.col(TIMESTAMP) <= end)
+    late = earlier.join(old, on=[USER, ITEM, TIMESTAMP], how="anti")
     users = new[USER].unique()
-    return Appended(len(new), len(added) - len(new), end, int(users.is_in(old[USER].implode()).sum()), len(users))
+    return Appended(len(new), len(earlier), len(late), end, int(users.is_in(old[USER].implode()).sum()), len(users))

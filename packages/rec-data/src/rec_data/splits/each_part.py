@@ -1,5 +1,6 @@
 """Functions of one part of a log, for all of its parts, wherever these are."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any, TypeVar
@@ -19,13 +20,13 @@ Logs = Sequence[SortedLog]
 class WorkerLogs(Sequence[SortedLog]):
     """Parts that other processes hold. A function that they are given is pickled, with the values that it refers to."""
 
+    @abstractmethod
     def each(self, function: Callable[[SortedLog], _T]) -> Iterator[_T]:
         """See `each`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def total(self, function: Callable[[SortedLog], _A]) -> _A:
         """See `total`."""
-        raise NotImplementedError
 
 
 def each(logs: Logs, function: Callable[[SortedLog], _T]) -> Iterator[_T]:

@@ -17,6 +17,7 @@ from rec_data.raw.files import reading, require_columns
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
 from rec_data.splits.clock import nothing_before, to_ticks
+from rec_data.splits.each_part import Logs
 from rec_data.splits.sorted_log import SortedLog
 from rec_data.stated import stated
 from rec_data.ties import Ties, resolve_ties
@@ -46,6 +47,52 @@ class EncodedLog(LogFacts):
     item_names: pl.Series
     """Original item ids by dense id."""
 
+    @property
+    def logs(self) -> Logs:
+        """The log as the only part."""
+        return [self.log]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredLog:
+    """A log whose rows are kept or dropped, before its rows are collected."""
+
+    rows: pl.LazyFrame
+    """The kept rows in their order: ``user`` and ``item``, the dense ids, and ``timestamp``."""
+    users: pl.Series
+    """``[users]`` original ids by dense id."""
+    items: pl.Series
+    """``[items]`` the same of items."""
+    raw: dict[str, int]
+    """Users, items and interactions before filtering."""
+    present: int
+    """How many of the items the log has; an earlier catalogue can hold others."""
+    unit: str
+    """Of the times, a key of ``rec_data.schema.UNITS``."""
+    first: int
+    last: int
+    """The times of the log lie from ``first`` to ``last``."""
+    cut: int | None
+    """Interactions from ``until`` on; None without ``until``."""
+
+    def sort(self, rows: pl.LazyFrame, num_users: int) -> SortedLog:
+        """Collect and sort rows of all or some users, which count from 0; rows with equal times keep their order."""
+        return _sort(rows, self.first, self.last, num_users=num_users, num_items=len(self.items))
+
+    def dropped(self, kept: int) -> dict[str, int]:
+        """What was dropped, by reason, if ``kept`` interactions are left."""
+        return count_dropped(self.raw, users=len(self.users), items=self.present, kept=kept, cut=self.cut)
+
+
+def count_dropped(raw: dict[str, int], *, users: int, items: int, kept: int, cut: int | None) -> dict[str, int]:
+    """What the filters dropped of a log, by reason, by what they kept; ``cut`` is None without ``until``."""
+    dropped = {
+        "items_below_min_count": raw["items"] - items,
+        "users_below_min_count": raw["users"] - users,
+        "interactions_by_filters": raw["interactions"] - kept,
+    }
+    return dropped if cut is None else dropped | {"interactions_from_test_until_on": cut}
+
 
 def encode(
     path: Path,
@@ -56,13 +103,50 @@ def encode(
     until: int | str | None = None,
     catalogue: pa.Array | None = None,
 ) -> EncodedLog:
-    """Read, filter, encode and sort a log.
-
-    The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
-    dropped, then users with fewer than ``min_user_count`` of the remaining interactions. None keeps all.
+    """Read, filter, encode and sort a log, as `filter_log` says.
 
     The interactions of a user that have equal times are shuffled (``rec_data.ties``); without a ``tie_seed`` they keep
     the order of rows.
+
+    Raises:
+        DataError: As `filter_log`.
+    """
+    with reading(f"log {path}"):
+        found = filter_log(
+            path, min_item_count=min_item_count, min_user_count=min_user_count, until=until, catalogue=catalogue
+        )
+        log = found.sort(found.rows, len(found.users))
+    ordered, ties = resolve_ties(
+        log.items,
+        log.offsets,
+        log.times,
+        users=found.users.to_arrow(),
+        catalogue=found.items.to_arrow(),
+        seed=tie_seed,
+    )
+    return EncodedLog(
+        log=replace(log, items=ordered),
+        user_names=found.users,
+        item_names=found.items,
+        raw=found.raw,
+        dropped=found.dropped(len(ordered)),
+        ties=ties,
+        unit=found.unit,
+    )
+
+
+def filter_log(
+    path: Path,
+    *,
+    min_item_count: int | None,
+    min_user_count: int | None,
+    until: int | str | None = None,
+    catalogue: pa.Array | None = None,
+) -> FilteredLog:
+    """Read and filter a log, and number its users and items, in streaming passes over the file.
+
+    The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
+    dropped, then users with fewer than ``min_user_count`` of the remaining interactions. None keeps all.
 
     With ``until``, a Unix time or ISO 8601, everything is as if the log ended before this moment.
 
@@ -76,48 +160,35 @@ def encode(
     """
     if not path.exists():
         raise DataError(f"no log {path}")
-    with reading(f"log {path}"):
-        frame = pl.scan_parquet(path)
-        rows, first, last = _check(frame, path)
-        unit, cut = unit_of(last), 0
-        if until is not None:
-            end = to_ticks(until, unit)
-            frame = frame.filter(pl.col(TIMESTAMP) < end)
-            cut, rows = rows, int(frame.select(pl.len()).collect(engine="streaming").item())
-            cut -= rows
-            if rows == 0:
-                raise nothing_before(end, first)
-        item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
-        items = _names(item_counts, ITEM, "item", min_item_count, first=catalogue)
-        present = len(items.join(item_counts, on=ITEM, how="semi"))
-        kept = _keep(frame, items, ITEM, "item")
-        user_counts = kept.group_by(USER).len().collect(engine="streaming")
-        users = _names(user_counts, USER, "user", min_user_count)
-        raw_users = len(user_counts)
-        if present < len(item_counts):
-            raw_users = int(frame.select(pl.col(USER).n_unique()).collect(engine="streaming").item())
-        raw = {"users": raw_users, "items": len(item_counts), "interactions": rows}
-        coded = _keep(kept, users, USER, "user")
-        log = _sort(coded, first, last, num_users=len(users), num_items=len(items))
-    user_names, item_names = users[USER].rename(ORIGINAL_ID), items[ITEM].rename(ORIGINAL_ID)
-    ordered, ties = resolve_ties(
-        log.items,
-        log.offsets,
-        log.times,
-        users=user_names.to_arrow(),
-        catalogue=item_names.to_arrow(),
-        seed=tie_seed,
-    )
-    log = replace(log, items=ordered)
-    dropped = {
-        "items_below_min_count": raw["items"] - present,
-        "users_below_min_count": raw["users"] - len(user_names),
-        "interactions_by_filters": rows - len(log.items),
-    }
+    frame = pl.scan_parquet(path)
+    rows, first, last = _check(frame, path)
+    unit, cut = unit_of(last), None
     if until is not None:
-        dropped["interactions_from_test_until_on"] = cut
-    return EncodedLog(
-        log=log, user_names=user_names, item_names=item_names, raw=raw, dropped=dropped, ties=ties, unit=unit
+        end = to_ticks(until, unit)
+        frame = frame.filter(pl.col(TIMESTAMP) < end)
+        cut, rows = rows, int(frame.select(pl.len()).collect(engine="streaming").item())
+        cut -= rows
+        if rows == 0:
+            raise nothing_before(end, first)
+    item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
+    items = _names(item_counts, ITEM, "item", min_item_count, first=catalogue)
+    present = len(items.join(item_counts, on=ITEM, how="semi"))
+    kept = _keep(frame, items, ITEM, "item")
+    user_counts = kept.group_by(USER).len().collect(engine="streaming")
+    users = _names(user_counts, USER, "user", min_user_count)
+    raw_users = len(user_counts)
+    if present < len(item_counts):
+        raw_users = int(frame.select(pl.col(USER).n_unique()).collect(engine="streaming").item())
+    return FilteredLog(
+        rows=_keep(kept, users, USER, "user"),
+        users=users[USER].rename(ORIGINAL_ID),
+        items=items[ITEM].rename(ORIGINAL_ID),
+        raw={"users": raw_users, "items": len(item_counts), "interactions": rows},
+        present=present,
+        unit=unit,
+        first=first,
+        last=last,
+        cut=cut,
     )
 
 

@@ -17,8 +17,8 @@ from rec_data.ids import read_ids
 from rec_data.schema import ORIGINAL_ID, TARGET_TIME, TIMESTAMPS
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.sorted_log import Subset
-from rec_data.splits.split import describe_subset, write_histories, write_names
 from rec_data.splits.strategies import SUBSETS
+from rec_data.splits.write import describe_subset, write_histories, write_names
 
 EVERYBODY = "at least one other user (to forget everybody, delete data/, .checkpoints/ and DVC's cache and remotes)"
 """What is allowed where nobody would be left."""

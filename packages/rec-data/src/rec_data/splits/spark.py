@@ -5,7 +5,6 @@ split in memory, which a task runs on its part (`rec_data.splits.spark_parts`). 
 and writes the ids. Driver and workers share the folder of the split: all of them reach it by the same path.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -31,20 +30,16 @@ from rec_data.ids import hash_chunks
 from rec_data.schema import COUNT, ITEM, ORIGINAL_ID, USER
 from rec_data.splits.decide import Division
 from rec_data.splits.each_part import WorkerLogs, add
-from rec_data.splits.encode import LogFacts
+from rec_data.splits.encode import LogFacts, count_dropped
+from rec_data.splits.part_files import ROWS_PER_PART, WORK, PartFiles, SortedPart, merge_ties, part_writer
 from rec_data.splits.sorted_log import SortedLog
-from rec_data.splits.spark_parts import SortedPart, check_reach, open_part, sort_part, write_part
+from rec_data.splits.spark_parts import check_reach, sort_part
 from rec_data.splits.spark_rows import Encoded, encode_on_spark, read_in_order
-from rec_data.splits.split import Numbers, check_folder, decide, merge_facts, refuse_trivial, summarize
-from rec_data.ties import Ties
+from rec_data.splits.split import check_folder, decide, refuse_trivial, summarize
+from rec_data.splits.write import merge_facts
 
 _T = TypeVar("_T")
 _A = TypeVar("_A", bound=npt.NDArray[Any])
-
-ROWS_PER_PART = 1 << 26
-"""About how many interactions of the log a part has, if nobody asks for a number of parts."""
-_WORK = ".work"
-"""The folder of what is between the steps, in that of the split."""
 
 
 @contextmanager
@@ -105,7 +100,7 @@ def split_on_spark(
     if tie_seed is None and not order:
         raise DataError("download.ties: found row_order of a log whose rows have no order, allowed: shuffle")
     out = out.resolve()
-    work = out / _WORK
+    work = out / WORK
     split = work / "split"
     split.mkdir(parents=True)
     try:
@@ -120,7 +115,11 @@ def split_on_spark(
             paper_faithful=False,
             tie_seed=tie_seed,
         )
-        summary |= _write(found, division, summary, work, split, filter_seen=filter_seen)
+        hashes = _write_ids(work, split, division)
+        write = part_writer(
+            found.logs, division, found.sorted_parts, summary, hashes, work=work, out=split, filter_seen=filter_seen
+        )
+        summary |= merge_facts(on_workers(log.sparkSession, found.logs.numbers, write))
         if (of := len(found.logs)) > 1:
             summary["parts"] = of
         for path in sorted(split.iterdir()):
@@ -136,8 +135,7 @@ class _Found(NamedTuple):
 
     logs: "SparkLogs"
     facts: LogFacts
-    checksums: list[int]
-    """Of each part."""
+    sorted_parts: list[SortedPart]
 
 
 def _encode_and_sort(
@@ -157,56 +155,32 @@ def _encode_and_sort(
     )
     refuse_trivial(encoded.raw, _first_ids(work, "user"), _first_ids(work, "item"))
     logs = SparkLogs(session, work, encoded)
-    found = on_workers(session, logs.numbers, partial(sort_part, work=work, tie_seed=tie_seed))
-    return _Found(logs, _facts(encoded, found, until=settings.test_until is not None), [one.checksum for one in found])
-
-
-def _write(
-    found: _Found, division: Division, summary: dict[str, Any], work: Path, split: Path, *, filter_seen: bool
-) -> dict[str, dict[str, int]]:
-    """Write all files but the summary into a folder, and describe the subsets."""
-    logs, hashes = found.logs, _write_ids(work, split, division)
-    identity = json.dumps([hashes, summary, found.checksums])
-    write = partial(
-        write_part,
-        out=split,
-        work=work,
-        of=len(logs),
-        num_items=logs.num_items,
-        strategy=division.strategy,
-        catalogue=division.catalogue,
-        numbers=Numbers.of(division),
-        hashes=hashes,
-        filter_seen=filter_seen,
-        run=hashlib.sha256(identity.encode()).hexdigest(),
+    found = on_workers(session, logs.numbers, partial(sort_part, work=work, num_items=encoded.items, tie_seed=tie_seed))
+    dropped = count_dropped(
+        encoded.raw,
+        users=encoded.users,
+        items=encoded.items,
+        kept=sum(part.rows for part in found),
+        cut=None if settings.test_until is None else encoded.cut,
     )
-    return merge_facts(on_workers(logs.session, logs.numbers, write))
+    return _Found(logs, LogFacts(raw=encoded.raw, dropped=dropped, ties=merge_ties(found), unit=encoded.unit), found)
 
 
-class SparkLogs(WorkerLogs):
+class SparkLogs(PartFiles, WorkerLogs):
     """The sorted parts of a log in the work folder, which tasks open."""
 
     def __init__(self, session: SparkSession, work: Path, encoded: Encoded) -> None:
+        super().__init__(work, encoded.parts, encoded.items)
         self.session = session
-        self.numbers = range(1, encoded.parts + 1)
-        self.num_items = encoded.items
-        self._open = partial(open_part, work=work, num_items=encoded.items)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: Any) -> Any:
-        numbers = self.numbers[index]
-        return self._open(numbers) if isinstance(numbers, int) else [self._open(number) for number in numbers]
 
     def each(self, function: Callable[[SortedLog], _T]) -> Iterator[_T]:
         """The result of a function for each part, in their order."""
-        return iter(on_workers(self.session, self.numbers, _of_part(self._open, function)))
+        return iter(on_workers(self.session, self.numbers, _of_part(self.open, function)))
 
     def total(self, function: Callable[[SortedLog], _A]) -> _A:
         """The sum of the arrays that a function returns for the parts, added up by the workers."""
         parts = self.session.sparkContext.parallelize(self.numbers, len(self))
-        added: _A = parts.map(_of_part(self._open, function)).treeReduce(add)
+        added: _A = parts.map(_of_part(self.open, function)).treeReduce(add)
         return added
 
 
@@ -225,26 +199,6 @@ def _first_ids(work: Path, what: str) -> list[object]:
     key = USER if what == "user" else ITEM
     batches = read_in_order(work / f"{what}s_in_order", [key])
     return list(islice((name for batch in batches for name in batch.column(key).to_pylist()), 2))
-
-
-def _facts(encoded: Encoded, parts: Sequence[SortedPart], *, until: bool) -> LogFacts:
-    """What `rec_data.splits.encode.encode` says of a log."""
-    raw, kept = encoded.raw, sum(part.rows for part in parts)
-    dropped = {
-        "items_below_min_count": raw["items"] - encoded.items,
-        "users_below_min_count": raw["users"] - encoded.users,
-        "interactions_by_filters": raw["interactions"] - kept,
-    }
-    if until:
-        dropped["interactions_from_test_until_on"] = encoded.cut
-    ties = [part.ties for part in parts if part.rows]
-    tied, duplicates = sum(one.tied for one in ties), sum(one.duplicates for one in ties)
-    return LogFacts(
-        raw=raw,
-        dropped=dropped,
-        ties=Ties(tied, duplicates, copies=min(one.copies for one in ties)),
-        unit=encoded.unit,
-    )
 
 
 def _write_ids(work: Path, out: Path, division: Division) -> dict[str, str]:

@@ -14,8 +14,8 @@ from rec_data.ids import read_ids
 from rec_data.splits.clock import as_date
 from rec_data.splits.decide import choose_users
 from rec_data.splits.encode import encode
-from rec_data.splits.split import dense_ids, describe_subset, renumber, write_histories, write_names
 from rec_data.splits.targets import TargetRule, gather, hold_out
+from rec_data.splits.write import dense_ids, describe_subset, renumber, write_histories, write_names
 from rec_data.stated import stated
 
 TARGETS = 2000

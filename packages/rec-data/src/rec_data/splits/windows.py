@@ -20,8 +20,8 @@ from rec_data.splits.clock import has_clock, nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
-from rec_data.splits.split import describe_subset, write_histories, write_names
 from rec_data.splits.targets import TargetRule, hold_out
+from rec_data.splits.write import describe_subset, write_histories, write_names
 from rec_data.stated import stated
 
 

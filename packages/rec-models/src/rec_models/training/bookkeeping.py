@@ -23,6 +23,7 @@ from rec_models.training.averaging import AveragedEncoder
 from rec_models.training.batch import StepBatch
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.logging import Progress
+from rec_models.training.prefetch import Prefetcher
 from rec_models.training.run_state import Resumed, RunFolder, RunState, Tensors
 
 MONITORED = "ndcg@10"
@@ -45,12 +46,13 @@ class Bookkeeping:
     encoder: Encoder
     optimizer: torch.optim.Optimizer  # without Fabric's wrapper
     snapshot: Callable[[int, dict[str, float], dict[str, Tensor]], ModelCheckpoint]  # of epoch, metrics, weights
-    num_batches: int  # per epoch of this rank
+    prefetcher: Prefetcher
     started: InitVar[float]  # when the whole fit began, on the clock of time.perf_counter
     _pending: list[_Pending] = field(default_factory=list)
     _unsaved_best: ModelCheckpoint | None = None
     _has_validated: bool = False
     _save_seconds: float = 0.0  # of the last checkpoint
+    _waited: float = 0.0  # of the prefetcher's waiting, what was counted
 
     def __post_init__(self, started: float) -> None:
         self.progress = Progress(self.training.max_epochs, self.training.patience, enabled=self.fabric.is_global_zero)
@@ -67,6 +69,11 @@ class Bookkeeping:
         if self.training.averaging:
             steps = math.ceil(self.num_batches / self.training.accumulate)
             self.average = AveragedEncoder(self.encoder, self.training.averaging, steps)
+
+    @property
+    def num_batches(self) -> int:
+        """Per epoch of this rank."""
+        return len(self.prefetcher.batches)
 
     @property
     def result(self) -> Encoder:
@@ -146,6 +153,9 @@ class Bookkeeping:
         now = time.perf_counter()
         state.loop_seconds += now - self._lap
         self._lap = self._read_at = now
+        waited = self.prefetcher.waited_seconds
+        state.waited_seconds += waited - self._waited
+        self._waited = waited
         loss, speed = state.loss_sum / max(1, state.loss_tokens), state.places / max(state.loop_seconds, 1e-9)
         peak = max(state.peak_memory_gib, memory.peak_gib(self.fabric.device))
         self.progress.update(state.index, self.num_batches, loss, speed, peak)

@@ -153,9 +153,7 @@ def fit(
                 rows=None if shard is None else shard.rows,
             )
             snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue, log=log)
-            run = Bookkeeping(
-                fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started
-            )
+            run = Bookkeeping(fabric, training, state, folder, encoder, optimizer, snapshot, prefetcher, started)
             if resumed is not None:
                 run.restore(resumed)
                 resumed = None  # frees its tensors

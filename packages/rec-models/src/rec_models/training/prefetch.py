@@ -53,7 +53,7 @@ class Prefetcher:
     ranks: Ranks | None = None  # agrees on the tokens of each batch, ahead of the training steps; None: one process
     rows: Rows | None = None  # of a table that is sharded over the ranks; None: it is not
     is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
-    waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
+    waited_seconds: float = 0.0  # waiting for batches and, in one thread, making them; not if `is_busy` at its end
 
     def epoch(self, epoch: int, start: int) -> Generator[StepBatch]:
         """The micro-batches of an epoch from index `start` on; closing the generator ends the threads."""

@@ -40,6 +40,7 @@ class FitResult:
     peak_memory_gib: float  # peak memory of the whole fit, as the paper measured
     loop_peak_memory_gib: float  # of the loop alone, with weights and optimizer; on a CPU up to the first validation
     peak_memory_kind: str  # what was measured: torch's allocator on a GPU, a process's resident memory on a CPU
+    waited_share: float  # of the training loop's seconds, those in which it waited for batches
     tokens_per_second: float  # input tokens (items of histories) read per second of the training loop
     device: str  # name of the device
     precision: str  # the precision that was used
@@ -63,6 +64,7 @@ class FitResult:
             peak_memory_gib=max(state.peak_memory_gib, state.loop_peak_memory_gib, memory.peak_gib(device)),
             loop_peak_memory_gib=state.loop_peak_memory_gib,
             peak_memory_kind=memory.peak_kind(device),
+            waited_share=sum(row["waited_seconds"] for row in state.history) / max(loop_seconds, 1e-9),
             tokens_per_second=sum(row["tokens"] for row in state.history) / max(loop_seconds, 1e-9),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             precision=precision,

@@ -31,6 +31,7 @@ class RunState:
     loss_tokens: int = 0  # tokens in that sum
     places: int = 0  # input places read in the epoch in progress
     loop_seconds: float = 0.0  # of the training loop in the epoch in progress, without checkpoints and validation
+    waited_seconds: float = 0.0  # of these, those in which the loop waited for batches
     whole_seconds: float = 0.0  # seconds of the whole fit so far
     peak_memory_gib: float = 0.0  # peak memory of the whole fit so far
     loop_peak_memory_gib: float = 0.0  # of the training loop so far, with weights and optimizer, without validation
@@ -54,6 +55,7 @@ class RunState:
             "step": self.step,
             "train_loss": self.loss_sum / self.loss_tokens,
             "train_seconds": self.loop_seconds,
+            "waited_seconds": self.waited_seconds,
             "validation_seconds": validation_seconds,
             "tokens": self.places,
             "tokens_per_second": self.places / max(self.loop_seconds, 1e-9),
@@ -63,14 +65,15 @@ class RunState:
             self.best_score, self.best_epoch, self.bad_epochs = score, self.epoch + 1, 0
         else:
             self.bad_epochs += 1
-        self.epoch, self.index = self.epoch + 1, 0
-        self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
+        self.epoch += 1
+        self.restart_epoch()
         return row
 
     def restart_epoch(self) -> None:
         """Begin the epoch in progress again, with the weights as they are."""
         self.index = 0
-        self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
+        self.loss_sum, self.loss_tokens, self.places = 0.0, 0, 0
+        self.loop_seconds, self.waited_seconds = 0.0, 0.0
 
 
 class Tensors(NamedTuple):
