@@ -21,8 +21,7 @@ _BLOCK = 8192
 def _mean(loss, targets, mean, count, num_tokens, ignore_index, BLOCK: tl.constexpr):
     sums = tl.zeros([BLOCK], dtype=tl.float32)
     counted = tl.zeros([BLOCK], dtype=tl.int32)
-    # Two steps side by side: a lone program waits for memory in each.
-    for first in tl.range(0, num_tokens, BLOCK, loop_unroll_factor=2):
+    for first in range(0, num_tokens, BLOCK):
         tokens = first + tl.arange(0, BLOCK)
         inside = tokens < num_tokens
         sums += tl.load(loss + tokens, mask=inside, other=0.0)
