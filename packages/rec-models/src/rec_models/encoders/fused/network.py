@@ -27,7 +27,6 @@ from rec_models.encoders.fused.attention import (
     launch_attention_forward,
     num_tiles,
 )
-from rec_models.encoders.fused.beside import Beside
 from rec_models.encoders.fused.residual import (
     Dropout,
     Embeddings,
@@ -36,7 +35,6 @@ from rec_models.encoders.fused.residual import (
     launch_norm_forward,
 )
 from rec_models.encoders.fused.sums import column_sums
-from rec_models.encoders.fused.weights import weight_gradients
 from rec_models.encoders.packing import Layout
 
 _PROGRAMS = 8  # per multiprocessor, of kernels that sum over places
@@ -160,26 +158,24 @@ class _Network(torch.autograd.Function):
         last = Dropout(seed, 2 * num_blocks, plan.dropout)
         grad_branch = torch.empty_like(grad, dtype=plan.products)
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
-        beside = Beside(grad.device)
-        gradients: list[list[Tensor]] = []  # of each block's four matrices, the last block first
+        gradients: list[tuple[Tensor, ...]] = []  # of each block's four matrices, the last block first
         for number in reversed(range(num_blocks)):
             block, had, mine = weights[number], ctx.kept.pop(), block_sums[number]
             norm1_sums, norm2_sums, inner_sums = mine.split([3 * width, 3 * width, inner_width], dim=1)
-            grad_outer = grad_branch
+            outer = _weight_gradient(grad_branch, had.active)
             grad_inner = grad_branch @ block.outer
             launch_activation_backward(had.inner, grad_inner, inner_sums, plan.activation)
+            inner = _weight_gradient(grad_inner, had.normed2)
             grad_branch = torch.empty_like(grad_branch)
             grad_stream = launch_norm_backward(
                 grad_inner @ block.inner, grad_stream, Normed(had.stream2, had.normed2, had.mean2, had.rstd2),
                 block.norm2, Dropout(seed, 2 * number + 1, plan.dropout), norm2_sums, grad_branch,
             )  # fmt: skip
-            grad_out = grad_branch
+            out = _weight_gradient(grad_branch, had.attended)
             grad_qkv = launch_attention_backward(
                 had.qkv, had.attended, had.lse, grad_branch @ block.out, layout, plan.heads, project_sums[number]
             )
-            grads = grad_qkv, grad_out, grad_inner, grad_outer
-            multiplied = had.normed1, had.attended, had.normed2, had.active
-            gradients.append(beside.run(weight_gradients, grads, multiplied))
+            project = _weight_gradient(grad_qkv, had.normed1)
             into: Tensor | Embeddings
             into = grad_branch = torch.empty_like(grad_branch, dtype=plan.products if number else torch.float32)
             if number == 0 and ctx.start is not None:
@@ -189,7 +185,7 @@ class _Network(torch.autograd.Function):
                 grad_qkv @ block.project, grad_stream, Normed(had.stream1, had.normed1, had.mean1, had.rstd1),
                 block.norm1, Dropout(seed, 2 * number, plan.dropout), norm1_sums, into, first=number == 0,
             )  # fmt: skip
-        beside.join()
+            gradients.append((project, out, inner, outer))
         # The bias of a branch has the sum of its gradient, which the norm after it made.
         total, biases = column_sums(sums), column_sums(tile_sums).split(3 * width)
         found: list[Tensor] = []
@@ -213,6 +209,13 @@ def _converted(weights: list[_Weights], dtype: torch.dtype) -> list[_Weights]:
     torch._foreach_copy_(new, old)
     found = iter(new)
     return [block._replace(**{name: next(found) for name in block._fields if "norm" not in name}) for block in weights]
+
+
+def _weight_gradient(grad: Tensor, inputs: Tensor) -> Tensor:
+    """From the gradient of a product [T, N] and what was multiplied [T, K] to that of its matrix, fp32 [N, K]."""
+    if grad.is_cuda:
+        return torch.mm(grad.t(), inputs, out_dtype=torch.float32)
+    return grad.t().float() @ inputs.float()
 
 
 def _programs(grad: Tensor) -> int:
