@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 TILE = 64  # places of a tile of `rec_models.encoders.fused.attention`
+MOST_ORDERED = 1024  # tiles that `heavy_first` pays for: those of more lose the keys of their neighbours in L2
 
 
 class Layout(NamedTuple):

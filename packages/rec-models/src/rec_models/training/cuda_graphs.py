@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rec_models.encoders.packing import Layout, heavy_first
+from rec_models.encoders.packing import MOST_ORDERED, TILE, Layout, heavy_first
 from rec_models.training.batch import IGNORED, Batch, StepBatch
 from rec_models.training.ranks import Ranks
 from rec_models.training.step import StepLoss
@@ -97,7 +97,7 @@ def prepare_filled(batch: Batch, width: int, size: FilledSize | None = None) -> 
         torch.from_numpy(ends),
         len(lengths),
         width,
-        tiles=torch.from_numpy(heavy_first(where, from_end, width)),
+        tiles=torch.from_numpy(heavy_first(where, from_end, width)) if places <= MOST_ORDERED * TILE else None,
     )
     rows, count = None, places
     if not size.full:
