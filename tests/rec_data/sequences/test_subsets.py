@@ -1,5 +1,6 @@
 """The stores of a subset, in one file or in parts."""
 
+import resource
 import shutil
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_a_subset_in_one_file_or_in_parts(tmp_path):
             open_stores(tmp_path / "many", "train", only=only)
     with pytest.raises(DataError, match="belongs to other items"):
         list(open_stores(tmp_path / "many", "train", hashes={"items": "6a"}))
+
+
+def test_more_parts_are_mapped_than_files_may_be_open(tmp_path):
+    write_parts(tmp_path, [[user] for user in range(80)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "next").open("w") as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 40, hard))
+    try:
+        assert len(list(open_stores(tmp_path, "train"))) == 80
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def missing(folder):

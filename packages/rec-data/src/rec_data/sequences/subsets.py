@@ -6,6 +6,7 @@ so on. Every part is a complete store with the dense ids of the whole split (`re
 Needs torch, numpy and pyarrow only.
 """
 
+import resource
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from rec_data.errors import DataError
 from rec_data.sequences.parts import Part
 from rec_data.sequences.store import LENGTHS, PART, RUN, SequenceStore
 
+_OTHER_FILES = 200
+"""That a process has open, at most about."""
 Head = Mapping[str, str]
 """The metadata of a store."""
 
@@ -69,6 +72,7 @@ class StoreParts:
         numbers = range(1, len(self.heads) + 1) if only is None else sorted(only)
         if unknown := [number for number in numbers if not 1 <= number <= len(self.heads)]:
             raise DataError(f"part: found {unknown[0]}, allowed: 1 to {len(self.heads)}")
+        _allow_open_files(len(numbers))
         return (SequenceStore.open(self.file_of(number), hashes=self.hashes) for number in numbers)
 
 
@@ -214,6 +218,17 @@ def head_of(path: Path) -> Head:
         raise DataError(f"sequence store {path} cannot be opened: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a sequence store: {str(error).splitlines()[0]}") from error
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files if that many more, which stay open while they are mapped, may exceed it.
+
+    The limit is often 1,024, on macOS 256. An administrator's own limit stays.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < (wanted := 2 * count + _OTHER_FILES):
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _parts(files: Sequence[Path], hashes: Mapping[str, str] | None) -> StoreParts:
