@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rec_eval.ranking.scores import Catalogue, finite, largest_value, may_overflow, tile_scores
+from rec_eval.ranking.scores import Catalogue, finite, may_overflow, tile_scores
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK
 
@@ -39,8 +39,9 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
 
     num_users, num_items, queries = queries.shape[0], catalogue.items.shape[0], queries.contiguous()
     if num_users == 1:
+        on_host = queries.cpu()  # before the product, so that the host looks at it while the device works
         scores, ids = _best(queries, catalogue, k, seen, 0)
-        usual = not may_overflow(largest_value("queries", queries.cpu()), queries, catalogue)
+        usual = not may_overflow(finite("queries", float(on_host.abs().max())), queries, catalogue)
         if usual and _are_in_order(scores[0].tolist(), k):
             return TopK(ids[:, :k], scores[:, :k])
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
