@@ -46,7 +46,7 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
         scores, ids = _best(queries, catalogue, k, seen, 0)
         usual = not may_overflow(finite("queries", float(on_host.abs().max())), queries, catalogue)
         if usual and all(_are_in_order(row, k) for row in scores.tolist()):
-            return TopK(ids[:, :k], scores[:, :k])
+            return TopK(ids[:, :k].contiguous(), scores[:, :k].contiguous())
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores, facts = (torch.empty(*shape, device=queries.device) for shape in ((num_users, k), (2, num_users)))
     with torch.no_grad():
