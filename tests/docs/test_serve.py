@@ -5,13 +5,13 @@ import csv
 from tests.docs.pages import ROOT
 
 HEADER = """\
-| items | ranking | p50 | p99 | requests/s | p99 doubles at | memory of the server | recall@10 | index: built in | size |
+| items | ranking | p50 | p99 | requests/s | p99 doubles at | server's memory | recall@10 | index: built in | size |
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 GPU_HEADER = """
 The same on an {gpu} (`--device cuda`), with one list per request and with many:
 
-| items | lists per request | p50 | p99 | lists/s | memory of the server | of the GPU | recall@10 |
+| items | lists per request | p50 | p99 | lists/s | server's memory | of the GPU | recall@10 |
 |--:|--:|--:|--:|--:|--:|--:|--:|
 """
 

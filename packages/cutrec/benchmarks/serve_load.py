@@ -19,11 +19,13 @@ import asyncio
 import csv
 import itertools
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +200,7 @@ def measure(folder: Path, items: int, mode: str, device: str, users: int, second
             "index_s": facts.get("build_seconds", ""),
             "index_mib": round((index / "index.usearch").stat().st_size / 2**20) if facts else "",
             "seconds": seconds,
-            **environment(device),
+            **environment(mode, device),
         }
         if users == 1:
             before = calls(served)
@@ -227,10 +229,8 @@ def gpu(name: str, device: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]  # noqa: S603
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(mode: str, device: str) -> dict[str, Any]:
     """What the figures depend on beside the code."""
-    import usearch
-
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     revision = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -239,8 +239,8 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "gpu": gpu("name", device),
         "torch": torch.__version__,
-        "usearch": usearch.__version__,
-        "revision": revision.stdout.strip() or "unknown",
+        "usearch": version("usearch") if mode == "index" else "",
+        "revision": os.environ.get("REVISION") or revision.stdout.strip() or "unknown",
     }
 
 
