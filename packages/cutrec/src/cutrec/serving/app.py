@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import reprlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -184,7 +183,7 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         if isinstance(error.body, bytes):  # it was not read as JSON
             kind = request.headers.get("Content-Type")
-            found = "nothing" if kind is None else reprlib.repr(kind).encode("ascii", "backslashreplace").decode()
+            found = "nothing" if kind is None else ascii(kind[:60])
             return failed(415, f"Content-Type: found {found}, allowed: application/json")
         return failed(422, sentence(error.errors()[0]))
 
