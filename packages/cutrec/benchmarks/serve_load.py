@@ -183,7 +183,7 @@ def measure(
         started = time.perf_counter() - start
         for users in numbers:
             bodies = bodies_of(histories[: len(histories) // users * users], users)
-            asyncio.run(closed_loop(served.port, bodies, min(2.0, seconds)))  # warm
+            asyncio.run(closed_loop(served.port, bodies, min(2.0, seconds / 4)))  # warm
             work = served.metric("process_cpu_seconds_total")
             times = asyncio.run(closed_loop(served.port, bodies, seconds))
             work = served.metric("process_cpu_seconds_total") - work
