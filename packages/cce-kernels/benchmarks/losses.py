@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from points import Inputs, Point
+from points import Inputs, Point, item_counts
 from torch import Tensor
 from torch.nn import functional
 
@@ -60,7 +60,8 @@ def ours_sampled(inputs: Inputs, point: Point, **options: Any) -> Tensor:
     seed, step = counters(device)
     return sampled_linear_cross_entropy(
         inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=seed, step=step,
-        sampler=popularity(point.items, device) if point.zipf else Uniform(), **{"impl": "triton", **options},
+        sampler=Uniform() if point.popularity == "uniform" else popularity(point, device),
+        **{"impl": "triton", **options},
     )  # fmt: skip
 
 
@@ -72,16 +73,16 @@ def counters(device: str, made: dict[str, tuple[Tensor, Tensor]] = {}) -> tuple[
 
 
 @lru_cache
-def popularity(items: int, device: str) -> Popularity:
-    """Zipf's law over the items."""
-    return Popularity(1.0 / torch.arange(1, items + 1, device=device))
+def popularity(point: Point, device: str) -> Popularity:
+    """Draws negatives by the popularity of the point's items."""
+    return Popularity(item_counts(point, device))
 
 
 def eager_sampled(inputs: Inputs, point: Point) -> Tensor:
     """Plain torch: the gathered negatives [M, N, D] exist."""
     weight = inputs.weight.to(inputs.hidden.dtype)
-    if point.zipf:
-        counts = 1.0 / torch.arange(1, point.items + 1, device=weight.device)
+    if point.popularity != "uniform":
+        counts = item_counts(point, str(weight.device))
         chosen = counts.multinomial(point.tokens * point.negatives, replacement=True)
         negatives, q = chosen.view(point.tokens, point.negatives), counts / counts.sum()
     else:
