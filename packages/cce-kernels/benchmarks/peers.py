@@ -91,7 +91,7 @@ def measure(peer: str, point: Point, folder: Path, device: str = "cuda") -> Numb
         del loss, gradients, truth
         if not max(numbers.values()) < LARGEST_ERROR:  # NaN too
             return {**numbers, "note": "not timed: its gradient is wrong"}
-        times = durations_ms(call, repeats=15, budget_ms=700)
+        times = durations_ms(call, repeats=11, budget_ms=500)
         numbers |= {"median_ms": times[len(times) // 2], "fastest_ms": times[0], "slowest_ms": times[-1]}
         numbers |= {"repeats": len(times), "peak_extra_mib": peak_extra_bytes(call) / 2**20}
     except Exception as error:
