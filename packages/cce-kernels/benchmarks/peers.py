@@ -34,6 +34,7 @@ from torch import Tensor
 Numbers = dict[str, Any]
 WARM_SECONDS = 90.0  # for all compilations
 PATIENCE_SECONDS = 45.0  # for one measurement
+ENDED = ("no answer", "its process ended")  # notes of rows that are measured again
 LARGEST_ERROR = 0.5  # of a gradient; a filtered one is up to 0.1 off
 
 
@@ -209,7 +210,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "peers.csv"
     rows = read_as(PeerRow, path)
-    there = {(row.peer, row.point) for row in rows if (row.gpu, row.revision) == (who["gpu"], who["revision"])}
+    there = {
+        (row.peer, row.point)
+        for row in rows
+        if (row.gpu, row.revision) == (who["gpu"], who["revision"]) and not row.note.startswith(ENDED)
+    }
     points = [x for x in TABLES[arguments.table] if not arguments.points or x.name in arguments.points]
     jobs = {
         peer: [point for point in points if PEERS[peer].wants(point) and (peer, point.name) not in there]
