@@ -35,6 +35,15 @@ def torch_linear_ce(inputs: Inputs, point: Point) -> Tensor:
     return functional.linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, options=options)
 
 
+def liger_chunks(inputs: Inputs, point: Point, times: int = 64) -> Tensor:
+    """Liger's loss in Triton with chunks of logits that many times as large: more memory, fewer launches."""
+    from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
+
+    defaults = (None, None, -100, 0.0, 0.0, "mean", None, False, None, False, False, False, None, None)
+    outputs = LigerFusedLinearCrossEntropyFunction.apply(inputs.hidden, inputs.weight, inputs.targets, *defaults, times)
+    return outputs[0]
+
+
 def liger_sm90_stored(inputs: Inputs, point: Point) -> Tensor:
     """Liger's fused linear cross-entropy for Hopper, which keeps the logits between forward and backward."""
     from liger_kernel.ops.cutedsl.ops.fused_linear_cross_entropy_sm90 import liger_fused_linear_cross_entropy_sm90
@@ -108,6 +117,7 @@ PEERS = {
     "torch.compile": Peer(compiled_full, stored=8),
     "quack": Peer(quack, ("quack-kernels", *CUTE), multiple=128),
     "liger-kernel": Peer(liger_full, ("liger-kernel",), most_flops=5e13),
+    "liger-kernel, larger chunks": Peer(liger_chunks, ("liger-kernel",)),
     "liger-kernel, Hopper": Peer(liger_sm90_scaled, ("liger-kernel", *CUTE)),
     "liger-kernel, Hopper, logits kept": Peer(liger_sm90_stored, ("liger-kernel", *CUTE), stored=3, multiple=256),
     "cut-cross-entropy": Peer(cut, ("cut-cross-entropy",)),
