@@ -35,8 +35,9 @@ def eager_full(inputs: Inputs, point: Point) -> Tensor:
 
 
 def torch_linear_ce(inputs: Inputs, point: Point) -> Tensor:
-    """What newer torch has of its own."""
-    return functional.linear_cross_entropy(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets)
+    """The chunked loss of newer torch. Without options it stores all logits."""
+    weight, options = inputs.weight.to(inputs.hidden.dtype), torch.nn.LinearCrossEntropyOptions()
+    return functional.linear_cross_entropy(inputs.hidden, weight, inputs.targets, options=options)
 
 
 def cut(inputs: Inputs, point: Point, **options: Any) -> Tensor:
@@ -104,7 +105,7 @@ def _has(module: str) -> bool:
 def available() -> dict[str, dict[str, Loss]]:
     """Losses by operation and variant; peers only where they are installed."""
     full: dict[str, Loss] = {"ours": ours_full, "eager torch": eager_full}
-    if hasattr(functional, "linear_cross_entropy"):
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
         full["torch linear_cross_entropy"] = torch_linear_ce
     if _has("cut_cross_entropy"):
         full |= {"cut-cross-entropy default": cut, "cut-cross-entropy unfiltered": partial(cut, filter_eps=None)}

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from losses import Loss, cut, eager_full, liger_full, ours_full
+from losses import Loss, cut, eager_full, liger_full, ours_full, torch_linear_ce
 from points import Inputs, Point
 from torch import Tensor
 from torch.nn import functional
@@ -27,12 +27,6 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return torch.compile(
         lambda hidden, weight, targets: functional.cross_entropy(hidden @ weight.T, targets), dynamic=False
     )
-
-
-def torch_linear_ce(inputs: Inputs, point: Point) -> Tensor:
-    """The chunked loss of newer torch. Without options it stores all logits."""
-    options = torch.nn.LinearCrossEntropyOptions()
-    return functional.linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, options=options)
 
 
 def liger_chunks(inputs: Inputs, point: Point, times: int = 64) -> Tensor:
