@@ -13,7 +13,7 @@ from rec_models.encoders import Encoder, build_encoder
 from rec_models.encoders.base import fuses
 from rec_models.encoders.embedding import lookup_into_grad
 from rec_models.encoders.fused.residual import Dropout, launch_norm_forward
-from rec_models.encoders.packing import Layout, layout_of
+from rec_models.encoders.packing import Layout, heavy_first, layout_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP32 = 2e-6 if DEVICE == "cpu" else 1e-5  # products of attention are three TF32 products on a GPU
@@ -46,6 +46,20 @@ def weights_of(encoder: Encoder) -> list[Tensor]:
 
 def error(found: Tensor, exact: Tensor) -> float:
     return float((found.detach().double() - exact.detach()).norm() / exact.detach().norm())
+
+
+def test_the_order_of_tiles_changes_nothing():
+    for changes in ({"heads": 2}, {"model": "bert4rec", "heads": 1}):
+        encoder = encoder_of(**changes)
+        x, upstream = (torch.randn(sum(LENGTHS), WIDTH, device=DEVICE) for _ in range(2))
+        plain = layout()
+        tiles = torch.from_numpy(heavy_first(plain.places.cpu().numpy(), plain.from_end.cpu().numpy(), plain.width))
+        assert tiles.tolist() == [[1, 2, 0], [0, 1, 2]]  # 58 places of the third history lie before tile 1, 11 after
+        found = []
+        for each in (plain, plain._replace(tiles=tiles.to(DEVICE))):
+            hidden = encoder.fused(x.requires_grad_(), each, torch.float32, torch.float32)
+            found.append([hidden, *torch.autograd.grad(hidden, [x, *weights_of(encoder)], upstream)])
+        assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, FP32), (torch.bfloat16, 2.0**-5)], ids=["fp32", "bf16"])

@@ -176,3 +176,23 @@ def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
         torch.testing.assert_close(
             ours.cpu().float(), theirs.float(), rtol=1e-5 if exact else 2**-6, atol=1e-7 if exact else 2**-5
         )
+
+
+def test_many_tensors_in_one_launch_are_updated_as_each_alone_is(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("triton")
+    from rec_models.optim import adam_tensors
+
+    monkeypatch.setattr(adam_tensors, "_MOST", 3)  # two launches
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(64, 40), (7,), (2, 1024), (1,), (1030,)]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    steps = [torch.tensor(float(count)) for count in (3, 1, 1, 2, 1)]
+    state = [[torch.rand(shape, generator=generator) for shape in shapes] for _ in range(3)]  # gradients and moments
+    group = {"lr": RATE, "betas": BETAS, "eps": EPSILON, "weight_decay": 0.1}
+    found = [[tensor.to(device, copy=True) for tensor in part] for part in (tensors, *state, steps)]
+    adam_tensors.launch_adam_tensors(*found, group)
+    for tensor, grad, first, second, step in zip(tensors, *state, steps, strict=True):
+        adam_rows(*(part.view(1, -1) for part in (tensor, grad, first, second)), step, group)
+    for ours, theirs in zip((*found[0], *found[2], *found[3]), (*tensors, *state[1], *state[2]), strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6)

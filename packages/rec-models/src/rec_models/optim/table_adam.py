@@ -28,7 +28,7 @@ _CHUNK_ELEMENTS = 1 << 22  # of the table at a time, where temporaries are made:
 
 
 class TableAdam(torch.optim.Adam):
-    """Fused Adam for all parameters except the item table, which is updated on its own, in one pass.
+    """Adam for all parameters except the item table, which is updated on its own, in one pass.
 
     Args:
         groups: the parameters; all but the table have two fp32 moments. The last group holds the table.
@@ -55,7 +55,8 @@ class TableAdam(torch.optim.Adam):
         if grad is not None:
             with torch.no_grad():
                 self._update_table(grad)
-        super().step()
+        for group in self.param_groups:
+            self._update_others(group)
         self._table.grad = grad
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,6 +93,24 @@ class TableAdam(torch.optim.Adam):
             kind = torch.float32 if self._rowwise else self._moments
             state["exp_avg_sq"] = table.new_zeros(table.shape[0], 1 if self._rowwise else table.shape[1], dtype=kind)
         return state
+
+    @torch.no_grad()
+    def _update_others(self, group: dict[str, Any]) -> None:
+        """All of a group that have a gradient, but the table, in one launch on an Ampere or newer, else by torch."""
+        found: list[list[Tensor]] = [[] for _ in range(6)]
+        self._init_group(group, *found)  # type: ignore[no-untyped-call]
+        tensors, grads, firsts, seconds, _, steps = found
+        if not tensors:
+            return
+        torch._foreach_add_(steps, 1)
+        if is_ampere_or_newer(tensors[0].device):
+            from rec_models.optim.adam_tensors import launch_adam_tensors
+
+            launch_adam_tensors(tensors, [grad.contiguous() for grad in grads], firsts, seconds, steps, group)
+        else:
+            for tensor, grad, first, second, step in zip(tensors, grads, firsts, seconds, steps, strict=True):
+                rows = [part.view(1, -1) for part in (tensor, grad.contiguous(), first, second)]
+                adam_rows(rows[0], rows[1], rows[2], rows[3], step, group)
 
     def _update_table(self, grad: Tensor) -> None:
         state, group = self._state(), self.param_groups[-1]

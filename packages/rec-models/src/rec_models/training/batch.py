@@ -88,7 +88,8 @@ class StepBatch(NamedTuple):
         """All tensors, in the order of the fields."""
         layout = self.layout
         optional = [tensor for name in _OPTIONAL if (tensor := getattr(self, name)) is not None]
-        return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
+        tiles = [] if layout.tiles is None else [layout.tiles]
+        return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *tiles, *optional, self.targets]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
         """Apply a function to every tensor."""
@@ -122,6 +123,8 @@ class StepBatch(NamedTuple):
         """The same batch made of other tensors, in the order of `tensors`."""
         items, places, from_end, starts, ends, *optional, targets = tensors
         layout = self.layout._replace(places=places, from_end=from_end, starts=starts, ends=ends)
+        if layout.tiles is not None:
+            layout = layout._replace(tiles=optional.pop(0))
         present = [name for name in _OPTIONAL if getattr(self, name) is not None]
         changed = self._replace(items=items, layout=layout, targets=targets, buffer=buffer)
         changes: dict[str, Any] = dict(zip(present, optional, strict=True))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.packing import MOST_ORDERED, TILE, Layout, heavy_first
 from rec_models.training.batch import IGNORED, Batch, StepBatch
 from rec_models.training.ranks import Ranks
 from rec_models.training.step import StepLoss
@@ -89,13 +89,15 @@ def prepare_filled(batch: Batch, width: int, size: FilledSize | None = None) -> 
     lengths = np.diff(starts)
     row = np.repeat(np.arange(len(lengths)), lengths)  # [places]
     packed, ends = np.arange(places), starts[1:] - 1
+    where, from_end = packed + (np.arange(len(lengths)) * width - starts[:-1])[row], ends[row] - packed
     layout = Layout(
-        torch.from_numpy(packed + (np.arange(len(lengths)) * width - starts[:-1])[row]),
-        torch.from_numpy(ends[row] - packed),
+        torch.from_numpy(where),
+        torch.from_numpy(from_end),
         torch.from_numpy(starts.astype(np.int32)),
         torch.from_numpy(ends),
         len(lengths),
         width,
+        tiles=torch.from_numpy(heavy_first(where, from_end, width)) if places <= MOST_ORDERED * TILE else None,
     )
     rows, count = None, places
     if not size.full:
@@ -123,10 +125,18 @@ class _Graph:
     graph: torch.cuda.CUDAGraph | None = None
     mean: Tensor | None = None  # where they write the loss
 
-    def copy_in(self, batch: StepBatch) -> None:
-        """Copy another batch of this size into that memory."""
+    def copy_in(self, batch: StepBatch, beside: torch.cuda.Stream) -> None:
+        """Copy another batch of this size into that memory; it leaves the host on a stream of its own.
+
+        The host is ahead, so that copy runs beside the step before, and what this step waits for stays on the GPU.
+        """
         if batch.buffer is not None and self.batch.buffer is not None:
-            self.batch.buffer.copy_(batch.buffer, non_blocking=True)
+            current = torch.cuda.current_stream(self.batch.buffer.device)
+            with torch.cuda.stream(beside):
+                arrived = batch.buffer.to(self.batch.buffer.device, non_blocking=True)
+            current.wait_stream(beside)
+            arrived.record_stream(current)
+            self.batch.buffer.copy_(arrived, non_blocking=True)
         else:
             torch._foreach_copy_(self.batch.tensors(), batch.tensors(), non_blocking=True)
 
@@ -150,6 +160,7 @@ class GraphedSteps:
         self._device = step_loss.encoder.item_table.device
         self._step = torch.zeros((), dtype=torch.int64, device=self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._ends: deque[torch.cuda.Event] = deque()
@@ -168,7 +179,7 @@ class GraphedSteps:
             known = self._graphs[size] = _Graph(batch.to(self._device))
             mean = self._launch(known.batch)
         else:
-            known.copy_in(batch)
+            known.copy_in(batch, self._beside)
             if known.graph is None or known.mean is None:
                 known.graph, known.mean = self._record(known.batch)
             known.graph.replay()

@@ -14,6 +14,20 @@ from torch import Tensor
 _COLUMNS, _ROWS, _WARPS = 256, 8, 4
 
 
+@triton.jit
+def _gelu_slope(f):
+    """Phi(f) + f phi(f), fp32, to 3e-7: of the tail Q = 1 - Phi by 7.1.26 of Abramowitz and Stegun, 1964.
+
+    It takes one exponential for Q and for phi, where `tl.erf` takes another and twice the instructions.
+    """
+    size = tl.abs(f)
+    bell = tl.exp2(-0.7213475204444817 * f * f)  # e^(-f^2 / 2)
+    t = 1.0 / (1.0 + 0.23164190 * size)  # 0.3275911 / sqrt(2)
+    tail = t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))))
+    tail *= bell
+    return tl.where(f > 0, 1.0 - tail, tail) + f * (0.3989422804014327 * bell)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def activation_backward_kernel(
     inner, grad, sums, num_rows, sums_stride, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
@@ -29,8 +43,7 @@ def activation_backward_kernel(
         f = tl.load(inner + places, mask=inside, other=0.0).to(tl.float32)
         slope = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
         if GELU:
-            density = 0.3989422804014327 * tl.exp(-0.5 * f * f)
-            slope *= 0.5 * (1.0 + tl.erf(f * 0.7071067811865476)) + f * density
+            slope *= _gelu_slope(f)
         else:
             slope = tl.where(f > 0, slope, 0.0)
         tl.store(grad + places, slope.to(grad.dtype.element_ty), mask=inside)

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from cce_kernels import hardware
 from cce_kernels.kernels.dot import dot
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.packing import TILE, Layout
 
-TILE = 64  # places
 _WARPS, _STAGES = 4, 2
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -42,37 +41,49 @@ class Heads(NamedTuple):
 
 
 @triton.jit
-def _starts(places, rows, num_rows, width):
-    """Where the histories of some packed places [n] start, int32 [n]."""
-    column = tl.load(places + rows, mask=rows < num_rows, other=0).to(tl.uint32) % width.to(tl.uint32)
-    return rows - column.to(tl.int32)
+def _tile_of(order, ORDERED: tl.constexpr):
+    """Tile and head of a program of the grid (heads, tiles); `order` [tiles] is read with ORDERED."""
+    tile = tl.program_id(1)
+    if ORDERED:
+        tile = tl.load(order + tile)
+    return tile, tl.program_id(0)
 
 
 @triton.jit
-def _ends(from_end, rows, num_rows):
-    """Where the last places of their histories are, int32 [n]."""
-    return rows + tl.load(from_end + rows, mask=rows < num_rows, other=0).to(tl.int32)
+def _seen(places, from_end, first, rows, num_rows, width, TILE: tl.constexpr, BEFORE: tl.constexpr,
+          AFTER: tl.constexpr):  # fmt: skip
+    """The first and the last place, int32 [TILE], that a tile's places pair with, and those of the whole tile.
+
+    They are in the same history: with BEFORE from its start on, else from the place itself on; with AFTER up to its
+    end, else up to the place itself.
+    """
+    begin, begin_all = rows, first
+    if BEFORE:
+        column = tl.load(places + rows, mask=rows < num_rows, other=0).to(tl.uint32) % width.to(tl.uint32)
+        begin = rows - column.to(tl.int32)
+        begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
+    end = rows
+    end_all = tl.minimum(first + TILE, num_rows) - 1
+    if AFTER:
+        end = rows + tl.load(from_end + rows, mask=rows < num_rows, other=0).to(tl.int32)
+        end_all += tl.load(from_end + end_all).to(tl.int32)
+    return begin, end, begin_all, end_all
 
 
 @triton.jit(do_not_specialize=["width"])
 def attention_forward_kernel(
-    qkv, places, from_end, out, lse_ptr, num_rows, width, scale,
+    qkv, places, from_end, order, out, lse_ptr, num_rows, width, scale,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of queries, heads); lse fp32 [H, T], to base 2."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Grid (heads, tiles of queries); lse fp32 [H, T], to base 2."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
     q = tl.load(heads + rows.to(tl.int64)[:, None] * stride, mask=(rows < num_rows)[:, None], other=0.0)
-    begin = _starts(places, rows, num_rows, width)
-    end = rows
-    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last
-    if not CAUSAL:
-        end = _ends(from_end, rows, num_rows)
-        end_all = last + tl.load(from_end + last).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, True, not CAUSAL)
     top = tl.zeros((TILE,), tl.float32) - float("inf")
     total = tl.zeros((TILE,), tl.float32)
     acc = tl.zeros((TILE, HEAD), tl.float32)
@@ -100,11 +111,13 @@ def attention_forward_kernel(
 
 @triton.jit(do_not_specialize=["width"])
 def attention_query_kernel(
-    qkv, out, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
+    qkv, out, grad_out, places, from_end, order, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries, and delta fp32 [H, T]; grid (tiles of queries, heads), sums [tiles, 3 D]."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Gradient of the queries, and delta fp32 [H, T]; grid (heads, tiles of queries), sums [tiles, 3 D]."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
@@ -116,14 +129,7 @@ def attention_query_kernel(
     delta = tl.sum(upstream.to(tl.float32) * found.to(tl.float32), 1)
     tl.store(delta_ptr + head * num_rows + rows, delta, mask=exists)
     lse = tl.load(lse_ptr + head * num_rows + rows, mask=exists, other=float("inf"))
-    begin = _starts(places, rows, num_rows, width)
-    end = rows
-    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last
-    if not CAUSAL:
-        end = _ends(from_end, rows, num_rows)
-        end_all = last + tl.load(from_end + last).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, True, not CAUSAL)
     acc = tl.zeros((TILE, HEAD), tl.float32)
     for start in range(begin_all, end_all + 1, TILE):
         others = start + tl.arange(0, TILE)
@@ -139,16 +145,18 @@ def attention_query_kernel(
     target = grad + rows.to(tl.int64)[:, None] * stride + head * HEAD + columns[None, :]
     tl.store(target, acc.to(grad.dtype.element_ty), mask=exists[:, None])
     acc = tl.where(exists[:, None], acc, 0.0)
-    tl.store(sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns, tl.sum(acc, 0))
+    tl.store(sums + (first // TILE).to(tl.int64) * sums_stride + head * HEAD + columns, tl.sum(acc, 0))
 
 
 @triton.jit(do_not_specialize=["width"])
 def attention_key_kernel(
-    qkv, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
+    qkv, grad_out, places, from_end, order, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    ORDERED: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys and values; grid (tiles of keys, heads), sums as above."""
-    first, head = tl.program_id(0) * TILE, tl.program_id(1)
+    """Gradients of keys and values; grid (heads, tiles of keys), sums as above."""
+    tile, head = _tile_of(order, ORDERED)
+    first = tile * TILE
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, HEAD)
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
@@ -156,14 +164,7 @@ def attention_key_kernel(
     wide = rows.to(tl.int64)[:, None] * stride
     k = tl.load(heads + HEADS * HEAD + wide, mask=exists[:, None], other=0.0)
     v = tl.load(heads + 2 * HEADS * HEAD + wide, mask=exists[:, None], other=0.0)
-    end = _ends(from_end, rows, num_rows)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last + tl.load(from_end + last).to(tl.int32)
-    begin = rows
-    begin_all = first
-    if not CAUSAL:
-        begin = _starts(places, rows, num_rows, width)
-        begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, not CAUSAL, True)
     grad_k = tl.zeros((TILE, HEAD), tl.float32)
     grad_v = tl.zeros((TILE, HEAD), tl.float32)
     for start in range(begin_all, end_all + 1, TILE):
@@ -184,7 +185,7 @@ def attention_key_kernel(
     target = grad + wide + head * HEAD + columns[None, :]
     tl.store(target + HEADS * HEAD, grad_k.to(grad.dtype.element_ty), mask=exists[:, None])
     tl.store(target + 2 * HEADS * HEAD, grad_v.to(grad.dtype.element_ty), mask=exists[:, None])
-    mine = sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns
+    mine = sums + (first // TILE).to(tl.int64) * sums_stride + head * HEAD + columns
     tl.store(mine + HEADS * HEAD, tl.sum(grad_k, 0))
     tl.store(mine + 2 * HEADS * HEAD, tl.sum(grad_v, 0))
 
@@ -194,12 +195,18 @@ def num_tiles(num_rows: int) -> int:
     return -(-num_rows // TILE)
 
 
-def _options(qkv: Tensor, heads: Heads) -> dict[str, object]:
+def _options(qkv: Tensor, layout: Layout, heads: Heads) -> dict[str, object]:
     precision = "tf32x3" if qkv.dtype == torch.float32 else "as they are"
     return {
         "HEADS": heads.number, "HEAD": heads.of(qkv), "TILE": TILE, "CAUSAL": heads.causal,
+        "ORDERED": layout.tiles is not None,
         "PRECISION": "upcast" if hardware.is_interpreted(qkv.device) else precision,
     }  # fmt: skip
+
+
+def _orders(layout: Layout) -> tuple[Tensor, Tensor]:
+    """Of the tiles of queries and of those of keys; never read where the layout has none."""
+    return (layout.places, layout.places) if layout.tiles is None else (layout.tiles[0], layout.tiles[1])
 
 
 def launch_attention_forward(qkv: Tensor, layout: Layout, heads: Heads) -> tuple[Tensor, Tensor]:
@@ -207,9 +214,10 @@ def launch_attention_forward(qkv: Tensor, layout: Layout, heads: Heads) -> tuple
     num_rows, width = qkv.shape
     out = torch.empty(num_rows, width // 3, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty(heads.number, num_rows, dtype=torch.float32, device=qkv.device)
-    attention_forward_kernel[(num_tiles(num_rows), heads.number)](
-        qkv, layout.places, layout.from_end, out, lse, num_rows, layout.width, heads.of(qkv) ** -0.5,
-        **_options(qkv, heads), num_warps=_WARPS, num_stages=_STAGES,
+    queries, _ = _orders(layout)
+    attention_forward_kernel[(heads.number, num_tiles(num_rows))](
+        qkv, layout.places, layout.from_end, queries, out, lse, num_rows, layout.width, heads.of(qkv) ** -0.5,
+        **_options(qkv, layout, heads), num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return out, lse
 
@@ -223,13 +231,14 @@ def launch_attention_backward(
     """
     num_rows, tiles = qkv.shape[0], sums.shape[0]
     grad, delta = torch.empty_like(qkv), torch.empty_like(lse)
-    scale, options = heads.of(qkv) ** -0.5, _options(qkv, heads)
-    attention_query_kernel[(tiles, heads.number)](
-        qkv, out, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
-        sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
+    scale, options = heads.of(qkv) ** -0.5, _options(qkv, layout, heads)
+    queries, keys = _orders(layout)
+    attention_query_kernel[(heads.number, tiles)](
+        qkv, out, grad_out, layout.places, layout.from_end, queries, lse, delta, grad, sums, num_rows, layout.width,
+        scale, sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
-    attention_key_kernel[(tiles, heads.number)](
-        qkv, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
+    attention_key_kernel[(heads.number, tiles)](
+        qkv, grad_out, layout.places, layout.from_end, keys, lse, delta, grad, sums, num_rows, layout.width, scale,
         sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return grad
