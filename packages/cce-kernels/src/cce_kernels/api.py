@@ -262,10 +262,11 @@ def sampled_linear_cross_entropy(
 
     A negative that equals the target is removed. `draw_negatives` shows the ids.
 
-    Two options of the full loss have no counterpart here. Several targets per token would have to be removed from the
+    Three options of the full loss have no counterpart here. Several targets per token would have to be removed from the
     draws of their token one by one, which the kernels do for one target: for a basket of K repeat the token K times,
-    with `token_weights` of 1 / K. `label_smoothing` needs the mean score of the catalogue, of which N draws are a
-    sample.
+    with `token_weights` of 1 / K. `label_smoothing` a has a gradient in every row of the table, which sampling avoids;
+    from losses and `lse` of tokens it is `(1 - a) * loss + a * (lse - hidden @ weight.mean(0))`. And the best of N
+    draws is not the predicted item.
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
