@@ -85,6 +85,6 @@ def test_the_points_of_the_paper_have_one_part(tmp_path, monkeypatch):
 
 
 def test_a_bound_that_is_no_size_is_refused():
-    for memory in ("8", "8 GiB", "8GB", "0GiB", "-1GiB", "1.5GiB"):
-        with pytest.raises(ValueError, match="allowed: auto, or a size such as 8GiB"):
+    for memory in (8, 0, None, "8", "8 GiB", "8GB", "0GiB", "-1GiB", "1.5GiB", "512MiB"):
+        with pytest.raises(ValueError, match="allowed: auto, or whole GiB such as 8GiB"):
             Split(memory=memory)
