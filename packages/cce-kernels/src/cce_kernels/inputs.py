@@ -1,4 +1,4 @@
-"""What the functions of `cce_kernels.api` do with the tensors of a call once they are checked."""
+"""What the public functions do with the tensors of a call once they are checked."""
 
 import torch
 from torch import Tensor

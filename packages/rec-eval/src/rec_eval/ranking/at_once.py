@@ -1,8 +1,8 @@
 """Top-k on a GPU where all scores may exist: a product, `torch.topk` and one kernel, with one synchronization.
 
 The passes of `triton_impl.py` cost milliseconds of the host whatever there is to rank. Here the queries are checked
-together with the result: an unusual one is given to the other implementations. A few users need no kernel either,
-because the host reads their queries and best scores, and almost always finds them in order.
+together with the result: an unusual one is given to the other implementations. A single user needs no kernel either,
+because the host reads the query and the best scores, and almost always finds them in order.
 """
 
 from itertools import pairwise
@@ -16,8 +16,8 @@ from rec_eval.ranking.sort_keys import TopK
 
 MOST_SCORES = 200_000_000
 """Users x items up to which this is the faster way, measured on an H200."""
-FEW_SCORES = 512
-"""Best scores up to which the host looks at them."""
+FEW_USERS = 1
+"""Users up to which the host looks at the best scores; measured on an H200 for one user, not for more."""
 _TILE_SCORES = 1 << 26
 """Scores that exist at once: 256 MiB."""
 
@@ -41,7 +41,7 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
 
     num_users, num_items, queries = queries.shape[0], catalogue.items.shape[0], queries.contiguous()
     step = max(1, _TILE_SCORES // num_items)
-    if num_users * (k + 1) <= FEW_SCORES and num_users <= step:
+    if num_users <= min(FEW_USERS, step):
         on_host = queries.cpu()  # before the product, so that the host looks at it while the device works
         scores, ids = _best(queries, catalogue, k, seen, 0)
         usual = not may_overflow(finite("queries", float(on_host.abs().max())), queries, catalogue)
