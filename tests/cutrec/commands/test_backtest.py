@@ -16,6 +16,7 @@ from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
 from cutrec.workflow import backtest as workflow
 from rec_data.errors import DataError
+from rec_data.splits import bounded
 from tests.docs.pages import ROOT, commands
 from tests.small_log import small_log
 
@@ -147,6 +148,17 @@ def test_windows_follow_each_other_and_are_not_computed_again(
 def test_mistakes_are_one_line(place: Path, arguments: list[str], error: type[Exception], says: str):
     with pytest.raises(error, match=f"^{says}"):
         execute(["backtest", *arguments])
+    assert not (place / "data/backtest/1").exists()
+
+
+@pytest.mark.parametrize("kind", ["rolled", "updated"])
+def test_a_model_for_all_windows_needs_one_part_and_is_refused_before_it_trains(
+    place: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    for size in ("ROWS_IN_MEMORY", "ROWS_PER_PART"):
+        monkeypatch.setattr(bounded, size, 300)
+    with pytest.raises(DataError, match=rf"^split.memory: found auto, which makes \d parts, with --{kind}, "):
+        execute(["backtest", f"--{kind}"])
     assert not (place / "data/backtest/1").exists()
 
 

@@ -27,6 +27,8 @@ from cutrec.workflow.split import split
 from cutrec.workflow.train import train
 from cutrec.workflow.update import write_update_split
 from rec_data.raw.timestamps import to_datetime
+from rec_data.sequences.parts import count_rows
+from rec_data.splits.bounded import parts_of, require_one_part
 from rec_data.splits.windows import Window, split_later, windows_of
 
 _SPLIT_KEYS = ("split", "seed", "download.ties", "evaluate.filter_seen")
@@ -66,12 +68,15 @@ def backtest(
 
     Raises:
         ConfigError: settings contradict each other.
-        DataError: the log is too short for the windows, or a window has nobody to train, validate or test on.
+        DataError: the log is too short for the windows, or too large for `later`, or a window has nobody to train,
+            validate or test on.
         StageError: the log is missing or damaged, has no accuracy or no clock, or training failed.
     """
     _refuse(config)
     with unchanged(log):
         identity = checksum(verified(log))
+        if later != "retrained":
+            require_one_part(parts_of(count_rows(log), config.split.memory_bytes), config.split, f"--{later}")
         share, until = config.split.test_fraction, config.split.test_until
         found = windows_of(log, windows, share=share, days=days, until=until)
         points = [_at(config, window) for window in found]
