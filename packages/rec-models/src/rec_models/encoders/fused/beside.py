@@ -17,15 +17,15 @@ def _stream(index: int) -> torch.cuda.Stream:
 
 
 class Beside:
-    """Calls on a second stream while a CUDA graph is recorded; anywhere else they run at once.
+    """Calls on a second stream while a CUDA graph is recorded, if that `pays`; anywhere else they run at once.
 
     What a call reads is kept until it has ended: the memory of a tensor that is freed on the first stream may be given
     out again there.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, pays: bool) -> None:
         recorded = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        self._second = _stream(device.index or 0) if recorded else None
+        self._second = _stream(device.index or 0) if pays and recorded else None
         self._kept: list[tuple[Any, ...]] = []
         self._before: tuple[torch.cuda.Event, list[tuple[Any, ...]]] | None = None
 

@@ -39,6 +39,7 @@ from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
 
 _PROGRAMS = 8  # per multiprocessor, of kernels that sum over places
+_MOST_BESIDE = 1 << 15  # places: the kernels of more leave nothing of a GPU idle
 
 
 class Plan(NamedTuple):
@@ -159,7 +160,7 @@ class _Network(torch.autograd.Function):
         last = Dropout(seed, 2 * num_blocks, plan.dropout)
         grad_branch = torch.empty_like(grad, dtype=plan.products)
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
-        beside = Beside(grad.device)
+        beside = Beside(grad.device, pays=grad.shape[0] <= _MOST_BESIDE)
         gradients: list[tuple[Tensor, ...]] = []  # of each block's four matrices, the last block first
         for number in reversed(range(num_blocks)):
             block, had, mine = weights[number], ctx.kept.pop(), block_sums[number]
