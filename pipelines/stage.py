@@ -21,7 +21,7 @@ from cutrec.arguments import make_parser, parse
 from cutrec.committed import changed_keys
 from cutrec.config import load, read_yaml
 from cutrec.config_point import Config, as_written
-from cutrec.console import run_and_exit
+from cutrec.console import is_first_process, run_and_exit
 from cutrec.errors import ConfigError, StageError
 from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_file, read_json, write_json
@@ -62,14 +62,9 @@ def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn
     try:
         run_and_exit(checked)
     except SystemExit as ended:
-        if ended.code and _first_rank():
+        if ended.code and is_first_process():
             _note_changed_parameters()
         raise
-
-
-def _first_rank() -> bool:
-    """Whether this is the only process of the stage, or the first one with ``train.devices``."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _note_changed_parameters() -> None:
@@ -117,7 +112,7 @@ def refuse_edit(name: str, settings: Config) -> None:
     Raises:
         StageError: naming the parameters that changed.
     """
-    if STAGE in os.environ and _first_rank():
+    if STAGE in os.environ and is_first_process():
         read = tuple(f"{key}." for key in read_yaml(Path("dvc.yaml"))["stages"][name]["params"])
         began = {key: value for key, value in _flat(settings).items() if f"{key}.".startswith(read)}
         _load_unchanged(began, "this stage")

@@ -39,14 +39,20 @@ class Case:
     bias: bool = True
     deterministic: bool = False
     sparse: bool = False
+    lse: bool = False  # of a softmax: a gradient flows through the log-sum-exp too
     targets: str = "random"  # random | same | ignored | fitted
     ignore_index: int = -100
     peak: float = 1.0  # factor of the scores
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_lse(self) -> bool:
+        return self.lse and self.objective in ("softmax", "cool")
+
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        on = {"-bias": self.bias, "-det": self.deterministic, "-sparse": self.sparse, "-ignore0": not self.ignore_index}
+        on = {"-bias": self.bias, "-det": self.deterministic, "-sparse": self.sparse, "-lse": self.lse}
+        on["-ignore0"] = not self.ignore_index
         flags = "".join(flag for flag, is_on in on.items() if is_on)
         flags += f"-peak{self.peak:g}" if self.peak != 1 else ""
         sizes = f"M{self.tokens}-V{self.items}-N{self.negatives}-D{self.dim}"
@@ -140,7 +146,10 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
         loss = -scale * (beta * logsigmoid(positive) + (logsigmoid(-scores) * kept).sum(1))
     loss = torch.where(valid, loss, 0)
     leaves = [hidden, weight] + ([] if bias is None else [bias])
-    return [loss.detach(), *torch.autograd.grad((loss * tensors["upstream"].to(dtype)).sum(), leaves)]
+    total = (loss * tensors["upstream"].to(dtype)).sum()
+    if case.has_lse:
+        total = total + 0.1 * torch.where(valid, loss + positive, 0).square().sum()
+    return [loss.detach(), *torch.autograd.grad(total, leaves)]
 
 
 def share_of(sampler: Any, targets: torch.Tensor, items: int) -> torch.Tensor:
@@ -155,11 +164,14 @@ def share_of(sampler: Any, targets: torch.Tensor, items: int) -> torch.Tensor:
 
 def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], impl: str) -> list[torch.Tensor]:
     """Loss and gradients from the package."""
-    loss = sampled_linear_cross_entropy(
+    found = sampled_linear_cross_entropy(
         tensors["hidden"], tensors["weight"], tensors["targets"], bias=tensors.get("bias"), reduction="none",
-        objective=objective_of(case), deterministic=case.deterministic, sparse_grad=case.sparse, impl=impl, **options,
+        objective=objective_of(case), deterministic=case.deterministic, sparse_grad=case.sparse, impl=impl,
+        return_lse=case.has_lse, **options,
     )  # fmt: skip
-    return [loss.detach(), *gradients_of((loss * tensors["upstream"]).sum(), tensors)]
+    loss, lse = found if case.has_lse else (found, None)
+    total = (loss * tensors["upstream"]).sum()
+    return [loss.detach(), *gradients_of(total if lse is None else total + 0.1 * lse.square().sum(), tensors)]
 
 
 def gradients_of(loss: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:

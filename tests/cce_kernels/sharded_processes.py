@@ -116,6 +116,8 @@ def errors_of(rank):
         "rows": lambda: linear_cross_entropy(hidden, torch.zeros(100, 8), targets, shard=shard),
         "type": lambda: linear_cross_entropy(hidden, weight, targets, shard=3),
         "sparse": lambda: sampled_linear_cross_entropy(hidden, weight, targets, sparse_grad=True, **options),
+        "lse": lambda: sampled_linear_cross_entropy(hidden, weight, targets, return_lse=True, **options),
+        "predicted": lambda: linear_cross_entropy(hidden, weight, targets, shard=shard, return_predicted=True),
         "tokens": lambda: linear_cross_entropy(
             hidden[: 3 + rank % 2], weight, targets[: 3 + rank % 2], shard=shard, check=True
         ),

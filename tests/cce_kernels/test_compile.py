@@ -53,13 +53,11 @@ def test_operators_tell_the_shapes_and_dtypes_that_they_return(device, bias, red
     targets = torch.tensor([0, 3, -100, 1, 1], device=device)
     options = {"bias": b, "reduction": reduction, "impl": "triton"}
     with Record() as record:
-        losses = [linear_cross_entropy(hidden, weight, targets, **options)]
+        losses = [linear_cross_entropy(hidden, weight, targets, return_predicted=True, **options)[0]]
         for sharing in ("none", "tile"):
             negatives = 7 if sharing == "tile" else 2  # tile: enough for a 16-bit copy of the table
-            losses.append(
-                sampled_linear_cross_entropy(
-                    hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing, **options
-                )
+            losses += sampled_linear_cross_entropy(
+                hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing, return_lse=True, **options
             )
         sum(loss.sum() for loss in losses).backward()
     assert len(record.calls) == 6

@@ -5,7 +5,7 @@ import torch
 from kernel_cases import Record
 from torch.testing import assert_close
 
-from cce_kernels import GBCE, InBatch, Popularity, Uniform, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels import GBCE, InBatch, Popularity, linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.full import reference
 from cce_kernels.sampled import reference as reference_sampled
 
@@ -14,10 +14,10 @@ V, D = 11, 6
 
 
 def full(hidden, weight, bias, targets, step):
-    loss, lse = linear_cross_entropy(
-        hidden * 1.0, weight, targets, bias=bias, softcap=5.0, return_lse=True, impl="reference"
+    loss, lse, predicted = linear_cross_entropy(
+        hidden * 1.0, weight, targets, bias=bias, softcap=5.0, return_lse=True, return_predicted=True, impl="reference"
     )
-    return loss, lse.sum()
+    return loss, lse.sum() + predicted.sum()
 
 
 def without_bias(hidden, weight, bias, targets, step):
@@ -35,6 +35,14 @@ def sampled(**options):
     return loss_of
 
 
+def sampled_with_lse(hidden, weight, bias, targets, step):
+    loss, lse = sampled_linear_cross_entropy(
+        hidden * 1.0, weight, targets, bias=bias, num_negatives=3, seed=1, step=step, sharing="batch", return_lse=True,
+        impl="reference",
+    )  # fmt: skip
+    return loss + 0.1 * lse.square().sum(), lse.detach()
+
+
 LOSSES = {
     "full": full,
     "full without bias": without_bias,
@@ -42,7 +50,7 @@ LOSSES = {
         sharing="tile", tile_tokens=4, objective=GBCE(), sampler=Popularity(torch.arange(V)), deterministic=True
     ),
     "none, in batch": sampled(sampler=InBatch(), reduction="sum"),
-    "batch, uniform": sampled(sharing="batch", sampler=Uniform()),
+    "batch, uniform, lse": sampled_with_lse,
 }
 
 
@@ -92,8 +100,16 @@ def test_operators_tell_the_shapes_dtypes_and_strides_that_they_return(dtypes, b
         losses = [linear_cross_entropy(hidden, weight, targets, bias=b, impl="reference")]
         losses += [
             sampled_linear_cross_entropy(
-                hidden, weight, targets, bias=b, num_negatives=2, seed=1, sharing=sharing, impl="reference"
-            )
+                hidden,
+                weight,
+                targets,
+                bias=b,
+                num_negatives=2,
+                seed=1,
+                sharing=sharing,
+                impl="reference",
+                return_lse=True,
+            )[1]
             for sharing in ("none", "tile")
         ]
         sum(loss.sum() for loss in losses).backward()

@@ -144,15 +144,16 @@ def test_draws_take_integers_of_numpy():
 
 
 @pytest.mark.parametrize("value", ["False", "no", 1, 0, None, [True], torch.tensor(True)], ids=str)
-@pytest.mark.parametrize("name", ["check", "return_lse", "deterministic", "sparse_grad"])
+@pytest.mark.parametrize("name", ["check", "return_lse", "return_predicted", "deterministic", "sparse_grad"])
 def test_flags_are_booleans(inputs, name, value):
     wrong = {name: value}
-    if name in ("check", "return_lse"):
+    if name in ("check", "return_lse", "return_predicted"):
         refused(lambda: linear_cross_entropy(*inputs, **wrong), name)
     if name == "check":
         refused(lambda: LinearCrossEntropy(**wrong), name)
-    if name != "return_lse":
+    if name != "return_predicted":
         refused(lambda: sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, **wrong), name)
+    if name not in ("return_lse", "return_predicted"):
         refused(lambda: SampledLinearCrossEntropy(3, 1, **wrong), name)
 
 

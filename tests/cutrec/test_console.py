@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.console import is_first_process, prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.errors import StageError, UsageError
 
 
@@ -31,6 +31,24 @@ def test_exit_codes(error: BaseException | None, code: int, line: str, capsys: p
         run_and_exit(main)
     assert caught.value.code == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "1"}, True),  # a cluster's number of the machine, without torchrun
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "2", "LOCAL_RANK": "0"}, False),  # the first of the second machine
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0"}, True),
+    ],
+)
+def test_one_process_of_a_training_is_the_first(
+    variables: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == first
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

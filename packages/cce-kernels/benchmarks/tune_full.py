@@ -100,7 +100,7 @@ def inputs(tokens: int, items: int, dim: int, dtype: str) -> tuple[FullCall, Ful
     targets = torch.randint(0, items, (tokens,), device="cuda")
     loss, lse, lse2, others = (torch.empty(tokens, device="cuda") for _ in range(4))
     call = FullCall(hidden, weight, None, targets, -100, None, 1.0, None, True)
-    return call, FullOutputs(loss, lse, lse2, others, torch.empty_like(hidden))
+    return call, FullOutputs(loss, lse, None, lse2, others, torch.empty_like(hidden))
 
 
 def forward(call: FullCall, outputs: FullOutputs, tiles: tuple[Any, ...]) -> Any:

@@ -37,6 +37,7 @@ SWEEP = pairwise(
         "bias": [False, True],
         "deterministic": [False, True],
         "sparse": [False, True],
+        "lse": [False, True],
         "targets": ["random", "same", "ignored", "fitted"],
         "offset": [0, 3],
         "ignore_index": [-100, 0],

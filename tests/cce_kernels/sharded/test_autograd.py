@@ -48,6 +48,8 @@ def test_a_second_run_has_the_same_bits(reports, ranks):
         ("rows", "weight: found 100 rows, allowed: the 64 rows of this process, of 100"),
         ("type", "shard: found int, allowed: a Shard or None"),
         ("sparse", "sparse_grad: found True with shard, allowed: False"),
+        ("lse", "return_lse: found True with shard, allowed: False with sampled negatives"),
+        ("predicted", "return_predicted: found True with shard, allowed: False"),
         ("tokens", "targets: found 3, 4 tokens in the processes, allowed: as many in each"),
         ("smoothing", "label_smoothing: found 0.1 with shard, allowed: 0"),
         ("items", "item_weights: found the shape [64], allowed: [V], [100]"),

@@ -106,6 +106,18 @@ def test_without_new_events_the_model_is_copied_bit_for_bit(place: Path):
     assert (place / "other/download/log.parquet").read_bytes() == (place / "model/download/log.parquet").read_bytes()
 
 
+def test_from_python_the_days_are_a_frame_and_the_old_model_stays(place: Path):
+    model, (old, days) = Recommender.load("model"), before_and_after()
+    before = contents(place / "model")
+    same = model.update(old, out="same")
+    assert contents(place / "same/train") == contents(place / "model/train")
+    newer = same.update(days, out="newer", train={"max_epochs": 1})
+    assert newer.metrics["epochs"] == 1
+    assert names(place / "newer") == [*names(place / "model"), NEW]
+    assert newer.recommend(users=[3], k=2, frame="polars").height == 2
+    assert contents(place / "model") == before
+
+
 def test_the_first_weights_are_those_of_the_model_by_item(place: Path):
     """With a learning rate that changes nothing, known items keep their vectors; a new one is near its neighbours."""
     old = ModelCheckpoint.read(place / "model/train" / MODEL.name).weights["item_table"]

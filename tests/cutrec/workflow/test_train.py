@@ -12,7 +12,7 @@ import torch
 from cutrec.config import read_yaml
 from cutrec.config_point import Config
 from cutrec.console import run_and_exit
-from cutrec.errors import StageError
+from cutrec.errors import ConfigError, StageError
 from cutrec.reporting.remarks import no_gain
 from cutrec.workflow import train
 from cutrec.workflow.checkpoints import COMPLETE
@@ -20,7 +20,7 @@ from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
 from rec_eval.config import Evaluate
 from rec_models.config import Train
-from rec_models.errors import TrainingError
+from rec_models.errors import SettingsError, TrainingError
 from rec_models.training.result import FitResult
 
 Make = Callable[[dict[str, Any]], Path]
@@ -109,6 +109,17 @@ def test_what_all_processes_find_is_printed_once(
     assert caught.value.code == 1
     assert capsys.readouterr().err.count("the loss is nan") == lines
     assert not (tmp_path / "train").exists()
+
+
+def test_settings_that_do_not_fit_the_machine_are_named_as_written(
+    split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(**_: object) -> None:
+        raise SettingsError("table", "sharded", "replicated", devices=2)
+
+    monkeypatch.setattr(train, "fit", fail)
+    with pytest.raises(ConfigError, match=r"train\.table: found 'sharded' with train\.devices=2, allowed: replicated"):
+        train.train(Config(), split_once / "data/split", tmp_path / "train", checkpoints=tmp_path / "state")
 
 
 def test_a_complete_training_writes_its_outputs(

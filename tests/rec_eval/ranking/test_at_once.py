@@ -46,6 +46,30 @@ def test_equal_scores_at_the_end_of_a_list_and_scores_that_may_overflow_are_left
     assert rank_at_once(same * 1e20, Catalogue(vectors(4, 9, 0) * 1e20), 2, nothing) is None
 
 
+@pytest.mark.parametrize("seen", [[], [3], [0, 1, 2, 3]])
+def test_one_user_gets_the_list_that_several_would_get(seen, monkeypatch):
+    """Without a kernel, unless scores are equal or too few."""
+    from rec_eval.ranking.kernels import order
+
+    calls, original = [], order.order_best
+    monkeypatch.setattr(order, "order_best", lambda *given: (calls.append(1), original(*given)))
+    table = torch.tensor([[2.0], [5.0], [2.0], [9.0]], device=DEVICE)
+    one, two = (torch.ones(users, 1, device=DEVICE) for users in (1, 2))
+    ids = torch.tensor(seen, dtype=torch.int64)
+    once = SeenItems(torch.tensor([0, len(seen)]), ids, 1, 4)
+    twice = SeenItems(torch.tensor([0, len(seen), 2 * len(seen)]), ids.repeat(2), 2, 4)
+    for k, usual in ((1, len(seen) < 2), (2, not seen), (4, False)):
+        calls.clear()
+        found = rank_at_once(one, Catalogue(table), k, once)
+        assert bool(calls) != usual
+        expected = rank_at_once(two, Catalogue(table), k, twice)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert (found.ids[0].tolist(), found.scores[0].tolist()) == (
+                expected.ids[0].tolist(), expected.scores[0].tolist(),
+            )  # fmt: skip
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_queries_that_are_no_numbers_are_refused(value):
     queries, table = torch.full((1, 3), value, device=DEVICE), vectors(4, 9, 0)

@@ -177,9 +177,11 @@ def fit(ranks, options, folder):
 
 
 def work(rank, ranks, port, results, run):
+    """One process as torchrun starts it: two are on one machine, and three on a machine each."""
+    here, local, machine = (1, 0, rank) if ranks == 3 else (ranks, rank, 0)
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(machine), "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(here), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "tests",
     }  # fmt: skip
     found = run(ranks)

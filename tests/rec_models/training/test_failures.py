@@ -216,9 +216,9 @@ def test_batches_without_any_target_are_refused(tiny, folders):
 @pytest.mark.parametrize(
     ("gpus", "devices", "message"),
     [
-        (1, 8, "devices: found 8 with 1 GPUs, allowed: at most the GPUs there are"),
-        (0, 1, "accelerator: found cuda, allowed: auto or cpu, because torch finds no GPU here"),
-        (0, 8, "accelerator: found cuda"),
+        (1, 8, "devices: found 8, allowed: up to 1, the GPUs of this machine"),
+        (0, 1, "accelerator: found 'cuda', allowed: auto or cpu, because torch finds no GPU here"),
+        (0, 8, "accelerator: found 'cuda'"),
     ],
 )
 def test_gpus_that_are_not_there_are_refused(tiny, folders, monkeypatch, gpus, devices, message):

@@ -1,6 +1,6 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, Required, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -51,16 +51,29 @@ class _Options(TypedDict, total=False):
 
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Unpack[_Options]
-) -> Tensor: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[False] = ..., return_predicted: Literal[False] = ..., **options: Unpack[_Options],
+) -> Tensor: ...  # fmt: skip
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Unpack[_Options]
-) -> tuple[Tensor, Tensor]: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[True], return_predicted: Literal[False] = ..., **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: bool, **options: Unpack[_Options]
-) -> Tensor | tuple[Tensor, Tensor]: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[False] = ..., return_predicted: Literal[True], **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[True], return_predicted: Literal[True], **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
+@overload
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: bool, return_predicted: bool = ..., **options: Unpack[_Options],
+) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -76,10 +89,11 @@ def linear_cross_entropy(
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
     return_lse: bool = False,
+    return_predicted: bool = False,
     check: bool = False,
     impl: Impl = "auto",
     shard: Shard | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """Exact cross-entropy over the catalogue, `logsumexp_j s_mj - s_mt`, without the logits.
 
     Args:
@@ -104,6 +118,8 @@ def linear_cross_entropy(
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
             `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
+        return_predicted: also return the item of the highest score of each token, the lowest id among equals; compared
+            with `targets` it tells the hits at 1 while training. It takes one maximum per score in forward.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Up to 2^24 pairs
             of a token and an item in bf16, without bias and softcap, it stores their scores (64 MiB) and takes torch's
@@ -116,11 +132,12 @@ def linear_cross_entropy(
             calls, and backward too. `sum` and `mean` are over the tokens of all processes, the same number in each,
             whose gradient must be the same in each. token_weights are of the tokens of this process, item_weights [V]
             of the whole catalogue. `return_lse` then returns a value: no gradient flows through it. Not with
-            `label_smoothing` or several targets.
+            `label_smoothing`, several targets or `return_predicted`.
 
     Returns:
-        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
-        the log-sum-exp [...], 0 at ignored tokens.
+        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` then
+        the log-sum-exp [...], 0 at ignored tokens, and with `return_predicted` at last items int64 [...], at ignored
+        tokens too.
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
@@ -130,13 +147,14 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
+    return_predicted = plain_flag("return_predicted", return_predicted)
     sets = targets if validation.are_sets(hidden, targets) else None
     targets = targets if sets is None else sets[..., 0]
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     weighted = validation.check_weights(hidden, num_items_of(weight, shard), token_weights, item_weights)
     if shard is not None:
-        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets)
+        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets, return_predicted=return_predicted)
     if sets is not None:
         validation.check_sets(softcap, item_weights)
         sets = sets.reshape(-1, sets.shape[-1])
@@ -165,19 +183,56 @@ def linear_cross_entropy(
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
-        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
+        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden, return_predicted)
         run = full_reference
         if use_triton and impl == "auto" and tuning.is_small(call):
             from cce_kernels.full.small_impl import full_small as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        loss, lse = run(call, within)
+        loss, lse, predicted = run(call, within)
         if composed:
             loss = compose(loss, lse, call, reduction, sets, label_smoothing, token_weights, item_weights)
     loss = loss.view(targets.shape) if reduction == "none" else loss
-    return (loss, lse.view(targets.shape)) if return_lse else loss
+    others = [lse] * return_lse + [predicted] * return_predicted
+    return (loss, *(x.view(targets.shape) for x in others)) if others else loss
 
 
+class _SampledOptions(TypedDict, total=False):
+    """Options of the sampled loss that do not change what it returns (for the overloads)."""
+
+    num_negatives: Required[int]
+    seed: Required[Tensor | int]
+    step: Tensor | int
+    row_offset: Tensor | int
+    sampler: Sampler
+    objective: Objective
+    sharing: Sharing
+    tile_tokens: int
+    bias: Tensor | None
+    ignore_index: int
+    token_weights: Tensor | None
+    item_weights: Tensor | None
+    reduction: Reduction
+    deterministic: bool
+    sparse_grad: bool
+    check: bool
+    impl: Impl
+    shard: Shard | None
+
+
+@overload
+def sampled_linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ...,
+    **options: Unpack[_SampledOptions],
+) -> Tensor: ...  # fmt: skip
+@overload
+def sampled_linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Unpack[_SampledOptions]
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sampled_linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: bool, **options: Unpack[_SampledOptions]
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def sampled_linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -198,19 +253,19 @@ def sampled_linear_cross_entropy(
     reduction: Reduction = "mean",
     deterministic: bool = False,
     sparse_grad: bool = False,
+    return_lse: bool = False,
     check: bool = False,
     impl: Impl = "auto",
     shard: Shard | None = None,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy against N sampled negatives per token, drawn inside the kernel and again in backward.
 
     A negative that equals the target is removed. `draw_negatives` shows the ids.
 
-    Three options of the full loss have no counterpart here. With several targets per token it would be undefined
-    whether a drawn negative that is another target counts: for a basket of K repeat the token K times, with
-    `token_weights` of 1 / K. `label_smoothing` needs the mean score of the catalogue, of which N draws are a sample.
-    `return_lse` would be the logarithm of an estimated sum, lower in expectation than the catalogue's log-sum-exp, so a
-    z-loss would depend on N.
+    Two options of the full loss have no counterpart here. Several targets per token would have to be removed from the
+    draws of their token one by one, which the kernels do for one target: for a basket of K repeat the token K times,
+    with `token_weights` of 1 / K. `label_smoothing` needs the mean score of the catalogue, of which N draws are a
+    sample.
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
@@ -243,14 +298,19 @@ def sampled_linear_cross_entropy(
             `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient. Give
             a leaf, such as an `nn.Parameter`: torch cannot take a sparse gradient back through a slice or a cast. It
             breaks torch.compile's graph.
+        return_lse: also return the log-sum-exp of each token over its target and its corrected negatives,
+            `log(e^{s_t} + sum_n e^{s'_n})`, for `Softmax` only. It may be differentiated like the loss, for a z-loss;
+            without a gradient through it nothing more is computed. The sum is an estimate of the catalogue's, so its
+            logarithm is lower in expectation, the more so the fewer negatives there are.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
             up to 512.
         shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` and
-            `Mixed` draw among the targets of all processes. Without `sparse_grad`.
+            `Mixed` draw among the targets of all processes. Without `sparse_grad` and `return_lse`.
 
     Returns:
-        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
+        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
+        the log-sum-exp [...], 0 at ignored tokens.
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
@@ -262,7 +322,7 @@ def sampled_linear_cross_entropy(
         plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
     )
     deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
-    check = plain_flag("check", check)
+    return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     check_one_target(hidden, targets)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     num_items = num_items_of(weight, shard)
@@ -270,9 +330,9 @@ def sampled_linear_cross_entropy(
     check_sampling(
         num_items, targets.numel(), num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, hidden.device
     )
-    check_objective(objective, sampler)
+    check_objective(objective, sampler, return_lse=return_lse)
     if shard is not None:
-        validation.check_unsharded(sparse_grad=sparse_grad)
+        validation.check_unsharded(sparse_grad=sparse_grad, return_lse=return_lse)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard, token_weights, item_weights)
     use_triton = uses_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
@@ -295,13 +355,14 @@ def sampled_linear_cross_entropy(
             h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
             groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
             row_offset=row_offset.reshape(()) if isinstance(row_offset, Tensor) and sharing != "batch" else None,
+            with_lse=return_lse,
         )  # fmt: skip
         run, sparse_backward = sampled_reference, sparse_reference_backward
         if use_triton and h.shape[0] > 0:
             from cce_kernels.sampled.triton_impl import sampled_triton as run
             from cce_kernels.sampled.triton_impl import sparse_backward
-        (loss,) = run(call, within, eager_backward=sparse_backward if sparse_grad else None)
+        loss, lse = run(call, within, eager_backward=sparse_backward if sparse_grad else None)
         if weighted:
             loss = reduce_weighted(loss, t, ignore_index, reduction, token_weights, item_weights)
-    result: Tensor = loss.view(targets.shape) if reduction == "none" else loss
-    return result
+    loss = loss.view(targets.shape) if reduction == "none" else loss
+    return (loss, lse.view(targets.shape)) if return_lse else loss

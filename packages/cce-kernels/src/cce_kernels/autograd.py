@@ -27,13 +27,15 @@ class CustomLoss:
     Args:
         name: prefix of the operators.
         call: the NamedTuple of all arguments. Tensors come first, among them hidden, weight and bias in this order.
-        forward: maps a call to its outputs: the loss [M], other values for the user, and what backward reads.
+        forward: maps a call to its outputs: the loss [M], other values for the user (None: unwanted), and what backward
+            reads.
         backward: maps (upstream gradient of the losses, [M] or a scalar for all; call; kept outputs; is the gradient of
             hidden wanted; is that of weight or bias; upstream gradients of the other values, [M] or a scalar for all,
             None where nothing depends on them) to the gradients of hidden, weight and bias, None where unwanted.
         empty_outputs: maps a call to uninitialized outputs.
         kept: names of the outputs that only backward reads; they come last.
-        shown: how many outputs the user sees and may differentiate.
+        shown: how many outputs the user sees.
+        differentiable: how many of them may be differentiated, the first ones; None: all.
         reduce: what `reduction.reduce_loss` does.
     """
 
@@ -41,35 +43,38 @@ class CustomLoss:
         self,
         name: str,
         call: Callable[..., Any],
-        forward: Callable[[Any], tuple[Tensor, ...]],
+        forward: Callable[[Any], tuple[Tensor | None, ...]],
         backward: Callable[..., Gradients],
-        empty_outputs: Callable[[Any], tuple[Tensor, ...]],
+        empty_outputs: Callable[[Any], tuple[Tensor | None, ...]],
         *,
         kept: tuple[str, ...],
         shown: int = 1,
+        differentiable: int | None = None,
         reduce: Callable[[Tensor, Tensor, int, str], tuple[Tensor, Tensor | None]] = reduce_loss,
     ) -> None:
         self.call, self.forward, self.backward, self.shown, self.reduce = call, forward, backward, shown, reduce
         hints = get_type_hints(call)
         self.num_tensors = sum(hint in (Tensor, Tensor | None) for hint in hints.values())
         self.num_fields = len(hints)
+        self.differentiable = smooth = shown if differentiable is None else differentiable
         fields = ", ".join(f"{_SCHEMA_TYPES[hint]} {field}" for field, hint in hints.items())
         outputs = shown + len(kept)
         returned = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
         extra = "".join(f", Tensor {output}" for output in kept)
-        upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, shown))
+        upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, smooth))
 
-        def single(results: tuple[Tensor, ...]) -> Any:
-            return results[0] if outputs == 1 else results
+        def single(results: tuple[Tensor | None, ...]) -> Any:
+            assert results[0] is not None
+            return results[0] if outputs == 1 else _present(results, results[0])
 
         def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            others, (*tensors, with_hidden, with_weight) = arguments[: shown - 1], arguments[shown - 1 :]
+            others, (*tensors, with_hidden, with_weight) = arguments[: smooth - 1], arguments[smooth - 1 :]
             fields, kept = tensors[: self.num_fields], tensors[self.num_fields :]
             with without_autocast(grad.device.type):
                 return _present(backward(grad, call(*fields), kept, with_hidden, with_weight, *others), tensors[0])
 
         def fake_backward(_: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            hidden, weight, bias = arguments[shown - 1 : shown + 2]
+            hidden, weight, bias = arguments[smooth - 1 : smooth + 2]
             with_hidden, with_weight = arguments[-2:]
             wanted = hidden if with_hidden else None, weight if with_weight else None, bias if with_weight else None
             return _present(tuple(None if x is None else torch.empty_like(x) for x in wanted), hidden)
@@ -97,9 +102,10 @@ class CustomLoss:
             outputs = self.forward_operator(*call)
             loss, *others = (outputs,) if isinstance(outputs, Tensor) else outputs
             return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0], *others[: self.shown - 1]
-        return _Eager.apply(self, eager_backward or self.backward, reduction, *call)  # type: ignore[no-untyped-call]
+        # The other fields go along in the call: an autograd function looks at each of its arguments.
+        return _Eager.apply(self, eager_backward or self.backward, reduction, call, *call[:3])  # type: ignore[no-untyped-call]
 
-    def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor | None, ...]) -> None:
         """Save what backward needs."""
         ctx.save_for_backward(*arguments[: self.num_tensors], *outputs[self.shown :])
         ctx.options = arguments[self.num_tensors :]
@@ -109,13 +115,13 @@ class CustomLoss:
         self, ctx: Any, upstream: tuple[Tensor | None, ...], count: Tensor | None, needs: tuple[bool, ...],
         backward: Callable[..., Gradients] | None,
     ) -> Gradients:  # fmt: skip
-        """Gradients of all fields of the call, from `backward` or, where it is None, from the operator.
+        """Gradients of hidden, weight and bias, from `backward` or, where it is None, from the operator.
 
-        `upstream` are the gradients of the loss, which was divided by `count`, and of the other values shown.
+        `upstream` are the gradients of the loss, which was divided by `count`, and of the other values.
         """
         given = [x for x in upstream if x is not None]
         if not given:
-            return (None,) * self.num_fields
+            return None, None, None
         refuse_transforms(*given)
         others = [None if x is None else upstream_of(x) for x in upstream[1:]]
         grad = given[0].new_zeros(()) if upstream[0] is None else upstream_of(upstream[0], count)
@@ -127,16 +133,16 @@ class CustomLoss:
         else:
             with without_autocast(grad.device.type):  # that of `loss.backward()`, not of the forward
                 found = backward(grad, self.call(*fields), kept, *flags, *others)
-        wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
-        return *wanted, *(None,) * (self.num_fields - 3)
+        return tuple(gradient if need else None for gradient, need in zip(found, needs, strict=True))
 
     def _setup_operator(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = (output,) if isinstance(output, Tensor) else output
         self.keep(ctx, inputs, outputs)
-        ctx.mark_non_differentiable(*outputs[self.shown :])
+        ctx.mark_non_differentiable(*outputs[self.differentiable :])
 
     def _operator_backward(self, ctx: Any, *upstream: Tensor | None) -> Gradients:
-        return self.gradients(ctx, upstream[: self.shown], None, ctx.needs_input_grad[:3], None)
+        found = self.gradients(ctx, upstream[: self.differentiable], None, ctx.needs_input_grad[:3], None)
+        return *found, *(None,) * (self.num_fields - 3)
 
 
 def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
@@ -187,11 +193,11 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, *arguments: Any
-    ) -> tuple[Tensor, ...]:
-        call = loss.call(*arguments)
+        ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, call: Any, *_: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         outputs = loss.forward(call)
-        loss.keep(ctx, arguments, outputs)
+        assert outputs[0] is not None
+        loss.keep(ctx, call, outputs)
         ctx.loss, ctx.run_backward = loss, backward
         reduced, ctx.count = loss.reduce(outputs[0], call.targets, call.ignore_index, reduction)
         return reduced, *outputs[1 : loss.shown]
@@ -200,8 +206,10 @@ class _Eager(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Gradients:
         loss: CustomLoss = ctx.loss
-        gradients = loss.gradients(ctx, upstream, ctx.count, ctx.needs_input_grad[3:6], ctx.run_backward)
-        return (None, None, None, *gradients)
+        gradients = loss.gradients(
+            ctx, upstream[: loss.differentiable], ctx.count, ctx.needs_input_grad[4:], ctx.run_backward
+        )
+        return (None, None, None, None, *gradients)
 
     @staticmethod
     def jvp(ctx: Any, *_: Tensor | None) -> None:

@@ -152,10 +152,11 @@ class SampledLinearCrossEntropy(nn.Module):
         item_weights: Tensor | None = None,
     ) -> Tensor:
         """The loss; arguments as in `sampled_linear_cross_entropy`."""
-        return sampled_linear_cross_entropy(
+        loss: Tensor = sampled_linear_cross_entropy(
             hidden, weight, targets, step=step, row_offset=row_offset, bias=bias, token_weights=token_weights,
             item_weights=item_weights, **_options(self, _SAMPLED_OPTIONS),
         )  # fmt: skip
+        return loss
 
 
 def _options(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:

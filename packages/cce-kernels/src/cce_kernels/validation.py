@@ -69,7 +69,10 @@ def check_common(
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
 
 
-def check_unsharded(*, label_smoothing: float = 0.0, sets: Tensor | None = None, sparse_grad: bool = False) -> None:
+def check_unsharded(
+    *, label_smoothing: float = 0.0, sets: Tensor | None = None, sparse_grad: bool = False, return_lse: bool = False,
+    return_predicted: bool = False,
+) -> None:  # fmt: skip
     """Refuse the options of either loss that a sharded table excludes."""
     if label_smoothing:
         raise ValueError(f"label_smoothing: found {label_smoothing!r} with shard, allowed: 0")
@@ -77,6 +80,10 @@ def check_unsharded(*, label_smoothing: float = 0.0, sets: Tensor | None = None,
         raise ValueError(f"targets: found {sets.shape[-1]} per token with shard, allowed: one")
     if sparse_grad:
         raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
+    if return_lse:
+        raise ValueError("return_lse: found True with shard, allowed: False with sampled negatives")
+    if return_predicted:
+        raise ValueError("return_predicted: found True with shard, allowed: False")
 
 
 def check_shard(shard: Shard, rows: int) -> None:

@@ -195,6 +195,11 @@ def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str,
     return merged(values, nest(decided))
 
 
+def contradiction(error: SettingsError) -> ConfigError:
+    """An error of a package, with the keys as they are written in params.yaml."""
+    return ConfigError(error.with_keys(full_names(_DEFAULTS)))
+
+
 def refuse_contradictions(point: Config) -> None:
     """Refuse at once, in any stage, what training would refuse: keys that do not go together.
 
@@ -210,7 +215,7 @@ def refuse_contradictions(point: Config) -> None:
             loop.check_loss(_loss_settings(point))
     except (SettingsError, ValidationError) as error:
         cause = error if isinstance(error, SettingsError) else error.errors()[0]["ctx"]["error"]
-        raise ConfigError(cause.with_keys(full_names(_DEFAULTS))) from None
+        raise contradiction(cause) from None
     if point.split.target == "successive" and point.evaluate.reference == "test_input":
         raise ConfigError(
             "evaluate.reference: found test_input with split.target successive, whose inputs overlap, allowed: train"

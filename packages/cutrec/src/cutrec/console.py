@@ -35,6 +35,15 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
     sys.exit(0)
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a training, or the first of those that ``train.devices`` asks for.
+
+    torchrun starts them, on several machines perhaps; otherwise the first one starts the others.
+    """
+    name = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "LOCAL_RANK"
+    return os.environ.get(name, "0") == "0"
+
+
 def prepare_output_folder(option: str, folder: Path) -> None:
     """Create the folder of an output, which an option chooses, so that a bad place is reported before the work starts.
 

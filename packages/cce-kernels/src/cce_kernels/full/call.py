@@ -17,3 +17,4 @@ class FullCall(NamedTuple):
     temperature: float  # capped scores are divided by it
     filter_eps: float | None  # Triton only: skip tiles whose probabilities are all below this; None is exact
     with_dhidden: bool  # Triton only: forward computes dH
+    with_predicted: bool = False  # forward also finds the item of the highest score

@@ -57,19 +57,21 @@ def _operands(call: FullCall, dtype: torch.dtype) -> tuple[Tensor, Tensor | None
     return weight, None if call.bias is None else call.bias.to(dtype)
 
 
-def _empty_outputs(call: FullCall) -> tuple[Tensor, ...]:
+def _empty_outputs(call: FullCall) -> tuple[Tensor | None, ...]:
     dtype = sum_dtype(call.hidden, call.weight, call.bias)
-    return tuple(call.hidden.new_empty(call.hidden.shape[0], dtype=dtype) for _ in range(5))
+    loss, lse, *kept = (call.hidden.new_empty(call.hidden.shape[0], dtype=dtype) for _ in range(5))
+    return loss, lse, torch.empty_like(call.targets) if call.with_predicted else None, *kept
 
 
-def _forward(call: FullCall) -> tuple[Tensor, ...]:
-    """Loss and log-sum-exp for the user, then `b`, `T` and `o / T` for `_backward`; all [M]."""
+def _forward(call: FullCall) -> tuple[Tensor | None, ...]:
+    """Loss, log-sum-exp and predicted item for the user, then `b`, `T` and `o / T` for `_backward`; all [M]."""
     hidden, weight = call.hidden, call.weight
     dtype = sum_dtype(hidden, weight, call.bias)
     w, b = _operands(call, dtype)
     valid, bad, safe = masks(call.targets, call.ignore_index, weight.shape[0])
     base = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)
     total, target_score = torch.zeros_like(base), torch.zeros_like(base)
+    best, predicted = (base.clone(), torch.zeros_like(call.targets)) if call.with_predicted else (base, None)
     token_chunks, item_chunks = _chunks(hidden, weight)
     for tokens in token_chunks:
         h = hidden[tokens].to(dtype)
@@ -77,6 +79,11 @@ def _forward(call: FullCall) -> tuple[Tensor, ...]:
             scores = _scores(h, w[items], None if b is None else b[items], call.softcap)
             if call.temperature != 1.0:
                 scores /= call.temperature
+            if predicted is not None:
+                highest, place = scores.max(1)
+                rises = highest > best[tokens]
+                predicted[tokens] = torch.where(rises, place + items.start, predicted[tokens])
+                best[tokens] = torch.where(rises, highest, best[tokens])
             columns, inside = _columns(safe[tokens], items)
             found = scores.gather(1, columns)
             target_score[tokens] += torch.where(inside, found, 0).squeeze(1)
@@ -91,7 +98,8 @@ def _forward(call: FullCall) -> tuple[Tensor, ...]:
     lse = torch.logaddexp(base + total.log(), target_score)
     loss = torch.where(valid, torch.logaddexp(x, torch.zeros_like(x)), 0).masked_fill_(bad, torch.nan)
     share = torch.sigmoid(x) / total.masked_fill(total == 0, 1)
-    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), _finite(base), total, share
+    lse = torch.where(valid, lse, 0).masked_fill_(bad, torch.nan)
+    return loss, lse, predicted, _finite(base), total, share
 
 
 def _finite(base: Tensor) -> Tensor:
@@ -147,5 +155,12 @@ def _backward(
 
 
 full_reference = CustomLoss(
-    "reference_full", FullCall, _forward, _backward, _empty_outputs, shown=2, kept=("base", "total", "share")
+    "reference_full",
+    FullCall,
+    _forward,
+    _backward,
+    _empty_outputs,
+    shown=3,
+    differentiable=2,
+    kept=("base", "total", "share"),
 )

@@ -28,19 +28,20 @@ class SmallOutputs(NamedTuple):
 
     loss: Tensor  # [M] fp32
     lse: Tensor  # [M] fp32
+    predicted: Tensor | None  # [M] int64, None where it is not wanted
     lse2: Tensor  # [M] fp32: log-sum-exp in log2 units, infinite where a token has no gradient
     others: Tensor  # [M] fp32: o_m = 1 - p_mt
     wrong: Tensor  # [M, 1] in hidden's dtype: NaN where the target is out of range, else 0
     scores: Tensor  # [M, V] fp32
 
 
-def _empty_outputs(call: FullCall) -> SmallOutputs:
+def _empty_outputs(call: FullCall, scores: Tensor | None = None) -> SmallOutputs:
     hidden = call.hidden
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
-    return SmallOutputs(
-        loss, lse, lse2, others, hidden.new_empty(hidden.shape[0], 1),
-        loss.new_empty(hidden.shape[0], call.weight.shape[0]),
-    )  # fmt: skip
+    if scores is None:
+        scores = loss.new_empty(hidden.shape[0], call.weight.shape[0])
+    predicted = torch.empty_like(call.targets) if call.with_predicted else None
+    return SmallOutputs(loss, lse, predicted, lse2, others, hidden.new_empty(hidden.shape[0], 1), scores)
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype, add: Tensor | None = None) -> Tensor:
@@ -54,10 +55,12 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype, add: Tensor | None
 
 
 def _forward(call: FullCall) -> SmallOutputs:
-    outputs = _empty_outputs(call)
     scores = _product(call.hidden, call.weight.to(call.hidden.dtype).T, torch.float32)
-    launch_softmax_rows(call, scores, outputs[:-1])
-    return outputs._replace(scores=scores)
+    outputs = _empty_outputs(call, scores)
+    launch_softmax_rows(call, scores, (outputs.loss, outputs.lse, outputs.lse2, outputs.others, outputs.wrong))
+    if outputs.predicted is not None:
+        torch.argmax(scores, 1, out=outputs.predicted)
+    return outputs
 
 
 def _backward(
@@ -77,5 +80,5 @@ def _backward(
 
 full_small = CustomLoss(
     "small_full", FullCall, _forward, _backward, _empty_outputs,
-    shown=2, kept=("lse2", "others", "wrong", "scores"), reduce=reduce_in_one_launch,
+    shown=3, differentiable=2, kept=("lse2", "others", "wrong", "scores"), reduce=reduce_in_one_launch,
 )  # fmt: skip

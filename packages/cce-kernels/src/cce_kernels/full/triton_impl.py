@@ -26,7 +26,8 @@ def _empty_outputs(call: FullCall) -> FullOutputs:
     hidden = call.hidden
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
     dhidden = loss.new_empty(hidden.shape if call.with_dhidden else 0)
-    return FullOutputs(loss, lse, lse2, others, dhidden)
+    predicted = torch.empty_like(call.targets) if call.with_predicted else None
+    return FullOutputs(loss, lse, predicted, lse2, others, dhidden)
 
 
 def _forward(call: FullCall) -> FullOutputs:
@@ -66,5 +67,5 @@ def _backward(
 
 full_triton = CustomLoss(
     "full", FullCall, _forward, _backward, _empty_outputs,
-    shown=2, kept=("lse2", "others", "dhidden"), reduce=reduce_in_one_launch,
+    shown=3, differentiable=2, kept=("lse2", "others", "dhidden"), reduce=reduce_in_one_launch,
 )  # fmt: skip

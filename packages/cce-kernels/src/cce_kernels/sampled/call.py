@@ -39,6 +39,7 @@ class SampledCall(NamedTuple):
     t: float
     deterministic: bool  # no atomics
     with_dhidden: bool  # Triton only: forward computes dH
+    with_lse: bool = False  # softmax only: forward also returns the log-sum-exp
 
     @property
     def source(self) -> Source:
@@ -65,7 +66,7 @@ def sampled_call(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
     sampler: Sampler, objective: Objective, seed: Tensor | int, step: Tensor | int, *,
     num_negatives: int, groups: Groups, ignore_index: int, deterministic: bool, row_offset: Tensor | None = None,
-    num_items: int | None = None,
+    num_items: int | None = None, with_lse: bool = False,
 ) -> SampledCall:  # fmt: skip
     """Prepare the sampler for a batch and flatten all arguments; `num_items` is V where weight has only some rows."""
     num_items = weight.shape[0] if num_items is None else num_items
@@ -79,4 +80,5 @@ def sampled_call(
         hidden, weight, bias, targets, *counters, size_tensor, source.id_table, source.log_q, source.log_rest,
         row_offset, None, num_items, size, source.alias, num_negatives, groups.tokens, groups.number, shift,
         first, groups.stride, ignore_index, *encode(objective), deterministic, torch.is_grad_enabled() and wanted,
+        with_lse,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 Softmax: `L = softplus(z)`, `z = logsumexp_n (s'_n - s_t)`, over the negatives n that differ from the target; corrected
 scores `s'_n = s_n + log((V - 1) / N_m)`, or `s_n - log q_n + log(1 - q_t) - log N_m`, with N_m = negatives left.
 Gradient: `dL/ds_n = p_n = softmax(s')_n sigma(z)`, `dL/ds_t = -sigma(z)`: no difference of near-equal numbers.
+The log-sum-exp is `s_t + L`, with the gradient `p_n` and `1 - sigma(z)`.
 
 Pointwise: `L = c (beta softplus(-s_t) + sum_n softplus(s_n))`, `dL/ds_n = c sigma(s_n)`,
 `dL/ds_t = -c beta sigma(-s_t)`.
@@ -117,38 +118,46 @@ class _Batch:
         return as_multiplied(rows, self.hidden).view(*ids.shape, -1).to(self.dtype)
 
 
-def _empty_outputs(call: SampledCall) -> tuple[Tensor]:
+def _empty_outputs(call: SampledCall) -> tuple[Tensor, Tensor | None]:
     hidden = call.hidden
-    return (hidden.new_empty(hidden.shape[0], dtype=sum_dtype(hidden, call.weight, call.bias)),)
+    loss = hidden.new_empty(hidden.shape[0], dtype=sum_dtype(hidden, call.weight, call.bias))
+    return loss, torch.empty_like(loss) if call.with_lse else None
 
 
-def _forward(call: SampledCall) -> tuple[Tensor]:
-    """Loss of every token [M]."""
+def _forward(call: SampledCall) -> tuple[Tensor, Tensor | None]:
+    """Loss of every token [M], and its log-sum-exp [M] where the call wants it."""
     batch, terms = _Batch(call), call.terms
-    grouped = batch.targets.new_zeros(batch.targets.shape, dtype=batch.dtype)  # [G, T]
+    number = 2 if call.with_lse else 1
+    shown = [batch.targets.new_zeros(batch.targets.shape, dtype=batch.dtype) for _ in range(number)]  # [G, T]
     for part in batch.chunks:
         chunk = batch.chunk(part)
         if terms.softmax:
             _, z = batch.softmax(part, chunk)
-            grouped[part] = torch.logaddexp(z, torch.zeros_like(z))
+            shown[0][part] = torch.logaddexp(z, torch.zeros_like(z))
+            if call.with_lse:
+                shown[1][part] = chunk.target_scores + shown[0][part]
         else:
             pointwise = terms.positive_weight * softplus(-chunk.target_scores) + softplus(chunk.scores).sum(2)
-            grouped[part] = pointwise * terms.scale
-    loss = ungrouped(grouped, batch.groups, call.hidden.shape[0])
-    return (torch.where(batch.valid, loss, 0).masked_fill_(batch.bad, torch.nan),)
+            shown[0][part] = pointwise * terms.scale
+    values = [ungrouped(x, batch.groups, call.hidden.shape[0]) for x in shown]
+    loss, *lse = (torch.where(batch.valid, x, 0).masked_fill_(batch.bad, torch.nan) for x in values)
+    return loss, lse[0] if lse else None
 
 
 def _backward(
-    grad_loss: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool, *,
-    sparse: bool = False,
+    grad_loss: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool,
+    grad_lse: Tensor | None = None, *, sparse: bool = False,
 ) -> Gradients:  # fmt: skip
     """DH [M, D], dW [V, D] and db [V], each in the dtype of its tensor.
 
-    With `c_mn = g_m dL/ds_n` of the negatives and `-pull_m = g_m dL/ds_t` of the target (formulas at the head):
+    With `c_mn = g_m dL/ds_n` of the negatives and `-pull_m = g_m dL/ds_t` of the target (formulas at the head), and
+    with an upstream gradient e_m of the log-sum-exp, which is added to g_m and taken off `pull_m`:
     `dH_m = sum_n c_mn w_n - pull_m w_t`, `dW_n += c_mn h_m`, `dW_t -= pull_m h_m`, and db the same without h.
     """
     batch, terms = _Batch(call), call.terms
-    grad = grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), batch.groups)
+    total = grad_loss if grad_lse is None else grad_loss + grad_lse
+    grad = grouped(torch.where(batch.valid, total.to(batch.dtype), 0), batch.groups)
+    own = None if grad_lse is None else grouped(torch.where(batch.valid, grad_lse.to(batch.dtype), 0), batch.groups)
     counted = grouped(batch.valid, batch.groups)  # [G, T]
     d_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
     collected = RowSums(call.weight, call.bias, batch.dtype, call.deterministic, sparse)
@@ -159,7 +168,7 @@ def _backward(
             out = torch.sigmoid(z) * terms.scale
             finite_lse = torch.where(lse == -torch.inf, 0, lse)  # no negative is left, or all at -inf
             coefficient = torch.exp(chunk.scores - finite_lse[..., None]) * (out * grad[part])[..., None]
-            pull = out * grad[part]
+            pull = out * grad[part] if own is None else out * grad[part] - terms.scale * own[part]
         else:
             coefficient = torch.sigmoid(chunk.scores) * (terms.scale * grad[part])[..., None]
             pull = torch.sigmoid(-chunk.target_scores) * (terms.scale * terms.positive_weight) * grad[part]
@@ -175,5 +184,5 @@ def _backward(
     return d_hidden.masked_fill(batch.bad[:, None], torch.nan), d_weight, d_bias
 
 
-sampled_reference = CustomLoss("reference_sampled", SampledCall, _forward, _backward, _empty_outputs, kept=())
+sampled_reference = CustomLoss("reference_sampled", SampledCall, _forward, _backward, _empty_outputs, shown=2, kept=())
 sparse_reference_backward = partial(_backward, sparse=True)

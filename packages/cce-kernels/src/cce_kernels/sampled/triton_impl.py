@@ -43,7 +43,7 @@ def _empty_outputs(call: SampledCall) -> SampledOutputs:
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
     dhidden = loss.new_empty(hidden.shape if call.with_dhidden else 0)
     copied = torch.empty_like(call.weight, dtype=hidden.dtype) if _keeps_copy(call) else hidden.new_empty(0)
-    return SampledOutputs(loss, dhidden, shift, pull, copied)
+    return SampledOutputs(loss, torch.empty_like(loss) if call.with_lse else None, dhidden, shift, pull, copied)
 
 
 def _forward(call: SampledCall) -> SampledOutputs:
@@ -64,13 +64,21 @@ def _forward(call: SampledCall) -> SampledOutputs:
 
 
 def _backward(
-    grad: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool, *,
-    sparse: bool = False,
+    grad: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool,
+    grad_lse: Tensor | None = None, *, sparse: bool = False,
 ) -> Gradients:  # fmt: skip
     dhidden, shift, pull, copied = kept
     weight, bias = call.weight, call.bias
+    if grad_lse is not None:
+        grad = grad + grad_lse
     # Whatever arrives for an ignored token must not make a NaN. A scalar, or [M] dense: the kernels rely on it.
     grad = grad if grad.dim() == 0 else torch.where(call.targets == call.ignore_index, 0.0, grad)
+    own: Tensor | None = None
+    safe = call.targets
+    if grad_lse is not None:
+        # Beside `pull` times the sum of both gradients: that of the target's score in the log-sum-exp.
+        valid, _, safe = masks(call.targets, call.ignore_index, weight.shape[0])
+        own = torch.where(valid, grad_lse * call.terms.scale, 0.0)
     d_weight = d_bias = None
     if with_weight:
         items, row_map = _touched_items(call) if sparse else (None, None)
@@ -79,11 +87,19 @@ def _backward(
             grad.new_zeros(rows, weight.shape[1]), None if bias is None else grad.new_zeros(rows), row_map
         )
         accumulate(call._replace(weight=copied) if copied.numel() else call, Upstream(shift, pull, grad), into)
+        if own is not None:
+            _add_targets(call, Upstream(shift, torch.ones_like(shift), -own), into)
         d_weight = into.weight.to(weight.dtype) if items is None else sparse_rows(items, into.weight, weight)
         if bias is not None and into.bias is not None:
             d_bias = into.bias.to(bias.dtype) if items is None else sparse_rows(items, into.bias, bias)
     # dH comes last: it takes the place of the scratch of the sums.
-    return scale_rows(dhidden, grad, call.hidden.dtype) if with_hidden else None, d_weight, d_bias
+    if not with_hidden:
+        return None, d_weight, d_bias
+    if own is None:
+        return scale_rows(dhidden, grad, call.hidden.dtype), d_weight, d_bias
+    target_rows = weight[safe].to(call.hidden.dtype).float()
+    d_hidden = (dhidden * grad.view(-1, 1)).addcmul_(own[:, None], target_rows)
+    return d_hidden.to(call.hidden.dtype), d_weight, d_bias
 
 
 def _touched_items(call: SampledCall) -> tuple[Tensor, Tensor]:
@@ -115,7 +131,11 @@ def accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> N
     chunk = max(1, tuning.scratch_chunk(*call.weight.shape) // (tiles.programs(call.group_tokens) * call.num_negatives))
     for first in range(0, call.num_groups, chunk):
         _add_groups(call, upstream, first, min(chunk, call.num_groups - first), into, tiles)
-    # The targets: nothing is drawn, and what is stored of draws is that of groups, not of tokens.
+    _add_targets(call, upstream, into)
+
+
+def _add_targets(call: SampledCall, upstream: Upstream, into: WeightGradient) -> None:
+    """Add the gradients of the targets alone: nothing is drawn, and stored draws are those of groups, not of tokens."""
     _add_tokens(call if call.own_counts is None else call._replace(id_table=None, own_counts=None), upstream, 0, into)
 
 
@@ -153,6 +173,6 @@ def _add_tokens(call: SampledCall, upstream: Upstream, num_negatives: int, into:
 
 sampled_triton = CustomLoss(
     "sampled", SampledCall, _forward, _backward, _empty_outputs,
-    kept=("dhidden", "shift", "pull", "copied"), reduce=reduce_in_one_launch,
+    shown=2, kept=("dhidden", "shift", "pull", "copied"), reduce=reduce_in_one_launch,
 )  # fmt: skip
 sparse_backward = partial(_backward, sparse=True)

@@ -72,8 +72,8 @@ def check_sampler(sampler: Sampler) -> None:
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
 
-def check_objective(objective: Objective, sampler: Sampler) -> None:
-    """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
+def check_objective(objective: Objective, sampler: Sampler, *, return_lse: bool = False) -> None:
+    """An objective, and that it contradicts neither the sampler (one that `check_sampler` has passed) nor an option."""
     if not isinstance(objective, Softmax | BCE | GBCE):
         raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
     if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
@@ -81,6 +81,8 @@ def check_objective(objective: Objective, sampler: Sampler) -> None:
             f"sampler: found logq=True with {type(objective).__name__}, "
             "allowed: None or False, because it corrects the softmax only"
         )
+    if return_lse and not isinstance(objective, Softmax):
+        raise ValueError(f"return_lse: found True with {type(objective).__name__}, allowed: with Softmax only")
 
 
 def check_one_target(hidden: Tensor, targets: Tensor) -> None:

@@ -23,7 +23,7 @@ def narrow(call: SampledCall) -> SampledCall:
 
 def write_sums(call: SampledCall, base: Tensor, total: Tensor, left: Tensor, mean: Tensor) -> None:
     """Write the results [M] and [M, D] of `cce_kernels.sharded.merge.Partial`; all are contiguous."""
-    outputs = SampledOutputs(total, mean, base, left, total)
+    outputs = SampledOutputs(total, None, mean, base, left, total)
     if call.group_tokens > 1:
         tiles, _ = tuning.shared_tiles(mean.device, mean.dtype, mean.shape[1], call.group_tokens)
         launch_shared_forward(call, outputs, 0.0, tiles)

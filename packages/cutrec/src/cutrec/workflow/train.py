@@ -1,6 +1,5 @@
 """Train a model on a split."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -10,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cutrec.checksums import write_checksums
-from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import batch_settings, contradiction, loss_settings, model_settings, training_settings
 from cutrec.config_point import Config
+from cutrec.console import is_first_process
 from cutrec.decide import decide, write_decisions
 from cutrec.decide_update import SCHEDULE
 from cutrec.errors import StageError
@@ -24,7 +24,7 @@ from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.initial import decide_further, first_weights, read_start, start_model
 from cutrec.workflow.run_hash import run_hash
-from rec_models.errors import TrainingError
+from rec_models.errors import SettingsError, TrainingError
 from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
 from rec_models.training.trackers import Tracker
@@ -56,12 +56,12 @@ def train(
         on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
-        ConfigError: settings contradict each other, what was decided, or the model of ``train.init_from``.
+        ConfigError: settings contradict each other, what was decided, the model of ``train.init_from``, or the GPUs and
+            processes that there are.
         StageError: a file of the split or that model is missing, nobody validates, training failed, or another process
             replaced the split or that model while it was read.
     """
-    # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = is_first_process()  # the others keep no results and no locks
     tracker = tracker_of(config)
     with ExitStack() as places:
         start = start_model(config)
@@ -109,6 +109,8 @@ def train(
             if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
+        except SettingsError as error:
+            raise contradiction(error) from error
         metrics = summary(config, result, facts.unread(config))
         remarks: list[Remark] = []
         if result.is_first_rank and not config.dataset.startswith("twin:"):

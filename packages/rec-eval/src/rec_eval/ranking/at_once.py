@@ -1,13 +1,16 @@
 """Top-k on a GPU where all scores may exist: a product, `torch.topk` and one kernel, with one synchronization.
 
 The passes of `triton_impl.py` cost milliseconds of the host whatever there is to rank. Here the queries are checked
-together with the result: an unusual one is given to the other implementations.
+together with the result: an unusual one is given to the other implementations. A single user needs no kernel either,
+because the host reads the query and the best scores, and almost always finds them in order.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from rec_eval.ranking.scores import Catalogue, finite, may_overflow, tile_scores
+from rec_eval.ranking.scores import Catalogue, finite, largest_value, may_overflow, tile_scores
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK
 
@@ -35,6 +38,11 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
     from rec_eval.ranking.kernels.order import order_best
 
     num_users, num_items, queries = queries.shape[0], catalogue.items.shape[0], queries.contiguous()
+    if num_users == 1:
+        scores, ids = _best(queries, catalogue, k, seen, 0)
+        usual = not may_overflow(largest_value("queries", queries.cpu()), queries, catalogue)
+        if usual and _are_in_order(scores[0].tolist(), k):
+            return TopK(ids[:, :k], scores[:, :k])
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores, facts = (torch.empty(*shape, device=queries.device) for shape in ((num_users, k), (2, num_users)))
     step = max(1, _TILE_SCORES // num_items)
@@ -44,11 +52,23 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
             part = (queries, ids, scores, *facts)
             if end - start < num_users:
                 part = tuple(x[start:end] for x in part)
-            found = tile_scores(part[0], catalogue.items, catalogue.bias, check=False)
-            if seen.items.numel():
-                found[seen.rows(start, end, queries.device)] = float("-inf")
-            order_best(*found.topk(min(k + 1, num_items), dim=1), k, *part)
+            order_best(*_best(part[0], catalogue, k, seen, start), k, *part)
         any_tied, largest = facts.amax(1).tolist()
     if any_tied or may_overflow(finite("queries", largest), queries, catalogue):
         return None
     return TopK(ids, scores)
+
+
+@torch.no_grad()
+def _best(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems, start: int) -> tuple[Tensor, Tensor]:
+    """The k + 1 best scores ``[u, k + 1]`` of users from ``start`` on, descending, and their ids; at most V of each."""
+    scores = tile_scores(queries, catalogue.items, catalogue.bias, check=False)
+    if seen.items.numel():
+        scores[seen.rows(start, start + queries.shape[0], queries.device)] = float("-inf")
+    found: tuple[Tensor, Tensor] = scores.topk(min(k + 1, catalogue.items.shape[0]), dim=1)
+    return found
+
+
+def _are_in_order(scores: list[float], k: int) -> bool:
+    """Whether descending scores fill a list and no two are equal, the next after it included. NaN is in no order."""
+    return len(scores) >= k and scores[-1] > float("-inf") and all(first > second for first, second in pairwise(scores))

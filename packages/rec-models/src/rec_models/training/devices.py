@@ -16,21 +16,43 @@ import torch
 
 from cce_kernels.hardware import is_ampere_or_newer
 from rec_models.config import Precision, TrainingSettings
+from rec_models.errors import SettingsError
 from rec_models.training.memory import Run
 
 if TYPE_CHECKING:  # Lightning takes two seconds to import, and using a trained model does not need it
     from lightning.fabric import Fabric
 
 
+def devices_here(training: TrainingSettings) -> int:
+    """How many of a run's devices are on this machine: all, or as many as torchrun has started processes here.
+
+    Raises:
+        SettingsError: torchrun has started another number of processes than there are devices.
+    """
+    if not torch.distributed.is_torchelastic_launched():
+        return training.devices
+    processes, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if training.devices != processes or processes % here:
+        allowed = f"{processes}, the processes that torchrun has started, and equally many on each machine"
+        raise SettingsError("devices", training.devices, allowed)
+    return here
+
+
 def device_of(training: TrainingSettings) -> torch.device:
-    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``; a `ValueError` if GPUs are missing."""
+    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
+
+    Raises:
+        SettingsError: GPUs are missing, or as `devices_here`.
+    """
+    here = devices_here(training)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
         return torch.device("cpu")
     if not gpus:
-        raise ValueError("accelerator: found cuda, allowed: auto or cpu, because torch finds no GPU here")
-    if gpus < training.devices:
-        raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
+        raise SettingsError("accelerator", "cuda", "auto or cpu, because torch finds no GPU here")
+    if gpus < here:
+        allowed = f"up to {gpus}, the GPUs of this machine" if here == training.devices else f"{gpus} on each machine"
+        raise SettingsError("devices", training.devices, allowed)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -58,12 +80,22 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
     """Lightning Fabric for the devices of a run; no process is started yet."""
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     from rec_models.training.launcher import Processes
 
-    strategy = Processes() if training.devices > 1 or training.table == "sharded" else "auto"
-    accelerator = "gpu" if device.type == "cuda" else "cpu"
-    return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
+    here = devices_here(training)
+    # Without this, Fabric takes the tasks of a job of Slurm for the processes of the run, however many there are.
+    environment = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+    return Fabric(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        strategy=Processes() if training.devices > 1 or training.table == "sharded" else "auto",
+        devices=here,
+        num_nodes=training.devices // here,
+        precision=precision,
+        plugins=environment,
+    )
 
 
 def free_earlier_memory(fabric: Fabric) -> None:

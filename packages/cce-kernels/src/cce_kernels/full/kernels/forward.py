@@ -13,6 +13,9 @@ most the true maximum, and fp32 and bf16 leave room for scores far above it, so 
 A is needed. A tile of tokens whose sum leaves that room is computed again in the same program, ONLINE: with the usual
 running maximum. fp16 has no such room: it always runs ONLINE, with p scaled by 2^P_SHIFT.
 
+With `predicted` it also looks for the highest score of each token: a maximum per score and a comparison per tile. No
+maximum is there to be had for nothing, because of the fixed base. Without it the kernel has no trace of it.
+
 FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D per tile of tokens, from L2; h and dH once.
 """
 
@@ -21,11 +24,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
-from cce_kernels.full.kernels.merge import launch_merge
+from cce_kernels.full.kernels.merge import Splits, launch_merge
 from cce_kernels.full.kernels.state import (
     FullOutputs,
     block_widths,
@@ -56,13 +58,13 @@ _LOWEST_BASE = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                bias, softcap, log2e, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, best, best_item, safe, weight, stream0,
+                stream1, bias, softcap, log2e, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                 BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
                 FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
                 PRECISION: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr,
-                DTYPE: tl.constexpr):  # fmt: skip
-    """Add one tile of items to the sums of one tile of tokens."""
+                DTYPE: tl.constexpr, PREDICT: tl.constexpr):  # fmt: skip
+    """Add one tile of items to the sums of one tile of tokens, and with PREDICT look for the highest score."""
     if TMA:
         w0 = stream0.load([first, 0])  # [BLOCK_V, DIM0]
         w1 = w0
@@ -83,6 +85,13 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
     scores2 = scores * log2e
     if MASKED:
         scores2 = tl.where((items < end)[None, :], scores2, float("-inf"))
+    if PREDICT:
+        # The places are looked at only where a token's best rises, which happens log(V / BLOCK_V) times.
+        highest = tl.max(scores2, axis=1)
+        rises = highest > best
+        if tl.max(rises.to(tl.int32), axis=0) > 0:
+            best_item = tl.where(rises, first + tl.argmax(scores2, axis=1), best_item)
+            best = tl.where(rises, highest, best)
     if ONLINE:
         raised = tl.maximum(base, tl.max(scores2, axis=1) - P_SHIFT)
         decay = tl.exp2(base - raised)
@@ -113,12 +122,12 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
             acc0 = product(rounded, w0, acc0, PRECISION)
             if DIM1 > 0:
                 acc1 = product(rounded, w1, acc1, PRECISION)
-    return acc0, acc1, total, base, next_target
+    return acc0, acc1, total, base, next_target, best, best_item
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, loss, lse, lse2, others, dhidden,
-                        partial_sum, partial_base, partial_acc,
+def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, loss, lse, predicted, lse2, others,
+                        dhidden, partial_sum, partial_base, partial_acc, partial_best, partial_item,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, log2e, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -177,21 +186,24 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
     next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
+    PREDICT: tl.constexpr = predicted is not None
+    best = tl.zeros([BLOCK_M], dtype=tl.float32) - float("inf")
+    best_item = tl.zeros([BLOCK_M], dtype=tl.int32)
     full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
     if ONE_LOOP:
         full_end = end
     for first in range(begin, full_end, BLOCK_V):
-        acc0, acc1, total, base, next_target = _items_step(
-            first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-            bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-            WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP, DTYPE,
+        acc0, acc1, total, base, next_target, best, best_item = _items_step(
+            first, end, h0, h1, acc0, acc1, total, base, next_target, best, best_item, safe, weight, stream0,
+            stream1, bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP,
+            FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP, DTYPE, PREDICT,
         )  # fmt: skip
     if not ONE_LOOP:
         if full_end < end:
-            acc0, acc1, total, base, next_target = _items_step(
-                full_end, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True, DTYPE,
+            acc0, acc1, total, base, next_target, best, best_item = _items_step(
+                full_end, end, h0, h1, acc0, acc1, total, base, next_target, best, best_item, safe, weight, stream0,
+                stream1, bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP,
+                FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True, DTYPE, PREDICT,
             )  # fmt: skip
 
     inside = tokens < num_tokens
@@ -204,14 +216,17 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
             base = target_score * log2e - P_SHIFT
             next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
             for first in tl.range(begin, end, BLOCK_V, num_stages=1):
-                acc0, acc1, total, base, next_target = _items_step(
-                    first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                    bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                    WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True, DTYPE,
+                acc0, acc1, total, base, next_target, best, best_item = _items_step(
+                    first, end, h0, h1, acc0, acc1, total, base, next_target, best, best_item, safe, weight, stream0,
+                    stream1, bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP,
+                    FILTER, WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True, DTYPE, False,
                 )  # fmt: skip
     if SPLIT:
         tl.store(partial_sum + split.to(tl.int64) * num_tokens + tokens, total, mask=inside)
         tl.store(partial_base + split.to(tl.int64) * num_tokens + tokens, base, mask=inside)
+        if PREDICT:
+            tl.store(partial_best + split.to(tl.int64) * num_tokens + tokens, best, mask=inside)
+            tl.store(partial_item + split.to(tl.int64) * num_tokens + tokens, best_item, mask=inside)
         if WITH_DHIDDEN:
             rows = split.to(tl.int64) * num_tokens + start
             store_tile(partial_acc, rows, num_tokens - start, acc0, 0, DIM0, BLOCK_M, DIM)
@@ -223,6 +238,8 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
         )
         tl.store(loss + tokens, loss_m, mask=inside)
         tl.store(lse + tokens, lse_m, mask=inside)
+        if PREDICT:
+            tl.store(predicted + tokens, best_item, mask=inside)
         tl.store(lse2 + tokens, lse2_m, mask=inside)
         tl.store(others + tokens, others_m, mask=inside)
         if WITH_DHIDDEN:
@@ -237,14 +254,12 @@ def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, split
     computed side by side.
     """
     parts = launch_splits(call, outputs, tiles, splits, sharded=False)
-    if parts[0].shape[0] > 1:
-        launch_merge(call, outputs, *parts)
+    if parts.sums.shape[0] > 1:
+        launch_merge(call, outputs, parts)
 
 
-def launch_splits(
-    call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int, *, sharded: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `launch_forward`, without the merge: returns the sums, bases and A of each split (see merge.py).
+def launch_splits(call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int, *, sharded: bool) -> Splits:
+    """As `launch_forward`, without the merge: returns what each split leaves.
 
     With `sharded` the table is part of a larger one, and the targets are its rows, or -1 where the target is not among
     them: only the sums are written, of a single split too.
@@ -261,17 +276,20 @@ def launch_splits(
     if split:
         partial_sum, partial_base = (outputs.loss.new_empty(splits, num_tokens) for _ in range(2))
         partial_acc = outputs.loss.new_empty((splits, num_tokens, dim) if call.with_dhidden else 0)
+    best = item = None
+    if split and outputs.predicted is not None:
+        best, item = torch.empty_like(partial_sum), torch.empty_like(partial_sum, dtype=torch.int32)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and call.with_dhidden
     full_forward_kernel[grid](
         hidden, held, weight, *stream, weight if bias is None else bias, call.targets, *outputs, partial_sum,
-        partial_base, partial_acc, num_tokens, num_items, items_per_split, call.ignore_index, call.softcap or 1.0,
-        exponent_scale(call), call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m,
-        BLOCK_V=tiles.block_v, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
-        FILTER=call.filter_eps is not None,
-        WITH_DHIDDEN=call.with_dhidden, SPLIT=split, ONLINE=half, P_SHIFT=14 if half else 0,
+        partial_base, partial_acc, best, item, num_tokens, num_items, items_per_split, call.ignore_index,
+        call.softcap or 1.0, exponent_scale(call), call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1,
+        BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
+        FILTER=call.filter_eps is not None, WITH_DHIDDEN=call.with_dhidden, SPLIT=split, ONLINE=half,
+        P_SHIFT=14 if half else 0,
         PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), SHARDED=sharded,
         **tiles.options(),
     )  # fmt: skip
-    return partial_sum, partial_base, partial_acc
+    return Splits(partial_sum, partial_base, partial_acc, best, item)

@@ -9,6 +9,8 @@ Bytes: splits * M * D * 4 read once; FLOPs: 2 per byte. The splits are added in 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,8 +22,8 @@ from cce_kernels.full.kernels.tiles import load_tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_splits"])
-def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dhidden,
-                      partial_sum, partial_base, partial_acc,
+def full_merge_kernel(hidden, weight, bias, targets, loss, lse, predicted, lse2, others, dhidden,
+                      partial_sum, partial_base, partial_acc, partial_best, partial_item,
                       num_tokens, num_items, num_splits, ignore_index, softcap, log2e,
                       DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
                       HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, WITH_DHIDDEN: tl.constexpr):  # fmt: skip
@@ -61,6 +63,15 @@ def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dh
     )
     tl.store(loss + tokens, loss_m, mask=inside)
     tl.store(lse + tokens, lse_m, mask=inside)
+    if predicted is not None:
+        best = tl.load(partial_best + tokens, mask=inside, other=0.0)
+        item = tl.load(partial_item + tokens, mask=inside, other=0)
+        for i in range(1, num_splits):
+            row = tl.cast(i, tl.int64) * num_tokens
+            other = tl.load(partial_best + row + tokens, mask=inside, other=0.0)
+            item = tl.where(other > best, tl.load(partial_item + row + tokens, mask=inside, other=0), item)
+            best = tl.maximum(best, other)
+        tl.store(predicted + tokens, item, mask=inside)
     tl.store(lse2 + tokens, lse2_m, mask=inside)
     tl.store(others + tokens, others_m, mask=inside)
     if WITH_DHIDDEN:
@@ -68,20 +79,25 @@ def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dh
                       num_tokens, h0.dtype, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
-def launch_merge(
-    call: FullCall, outputs: FullOutputs, partial_sum: Tensor, partial_base: Tensor, partial_acc: Tensor
-) -> None:
-    """Write the final numbers of a split forward into `outputs`.
+class Splits(NamedTuple):
+    """What each of S splits leaves of M tokens, in fp32; bases and scores are in log2 units."""
 
-    The partial numbers are fp32: sums [S, M], bases [S, M] in log2 units, and A [S, M, D], empty without dH.
-    """
+    sums: Tensor  # [S, M]
+    bases: Tensor  # [S, M]
+    vectors: Tensor  # [S, M, D]: A, empty without dH
+    best: Tensor | None  # [S, M], the highest score, None where it is not wanted
+    item: Tensor | None  # int32 [S, M], its item
+
+
+def launch_merge(call: FullCall, outputs: FullOutputs, parts: Splits) -> None:
+    """Write the final numbers of a split forward into `outputs`."""
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
     dim0, dim1 = block_widths(hidden)
     block = max(4, 4096 // (1 << (dim0 + dim1 - 1).bit_length()))
     full_merge_kernel[(-(-num_tokens // block),)](
         hidden, weight, weight if bias is None else bias, call.targets, *outputs,
-        partial_sum, partial_base, partial_acc, num_tokens, weight.shape[0], partial_sum.shape[0], call.ignore_index,
+        *parts, num_tokens, weight.shape[0], parts.sums.shape[0], call.ignore_index,
         call.softcap or 1.0, exponent_scale(call), DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block,
         HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, WITH_DHIDDEN=call.with_dhidden, num_warps=4,
     )  # fmt: skip

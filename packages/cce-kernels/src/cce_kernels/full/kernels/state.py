@@ -68,6 +68,7 @@ class FullOutputs(NamedTuple):
 
     loss: Tensor  # [M] fp32
     lse: Tensor  # [M] fp32
+    predicted: Tensor | None  # [M] int64, None where it is not wanted
     lse2: Tensor  # [M] fp32: log-sum-exp in log2 units, infinite where a token has no gradient
     others: Tensor  # [M] fp32: o_m = 1 - p_mt, times the slope of the softcap at the target
     dhidden: Tensor  # [M, D] fp32, before the upstream gradient, or empty where it is not wanted

@@ -1,7 +1,7 @@
 """Sampled losses with negatives per token, forward: loss and dH in one pass over the gathered rows.
 
 Softmax, with base = running maximum of `d_n = s'_n - s_t`: `l += exp(d - base)`, `a += exp(d - base) w_n`; at the end
-`z = base + log l + rest - log N_m`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`.
+`z = base + log l + rest - log N_m`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`. The log-sum-exp is `s_t + loss`.
 Pointwise: loss = c (beta softplus(-s_t) + sum softplus(s_n)), `dH = c (sum sigma(s_n) w_n - beta sigma(-s_t) w_t)`.
 Upstream gradients are applied in backward.
 
@@ -27,7 +27,7 @@ _DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; ti
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def per_token_forward_kernel(
     hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
-    log_rest, loss, dhidden, constant_rest,
+    log_rest, loss, lse, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -135,6 +135,8 @@ def per_token_forward_kernel(
         token_shift = tl.zeros((), tl.float32)
         gathered = gathered * scale
     tl.store(loss + token, tl.where(valid, token_loss, tl.where(counted, float("nan"), 0.0)))
+    if lse is not None:
+        tl.store(lse + token, tl.where(valid, target_score + token_loss, tl.where(counted, float("nan"), 0.0)))
     tl.store(shift + token, token_shift)
     tl.store(pull + token, tl.where(valid, token_pull, 0.0))
     if WITH_GRAD:

@@ -107,7 +107,7 @@ def _tokens(targets, first, begin, num_tokens, num_items, ignore_index, GROUP_TO
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def shared_forward_kernel(
     hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
-    log_rest, loss, dhidden, constant_rest,
+    log_rest, loss, lse, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     group_shift, row_stride,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -201,6 +201,8 @@ def shared_forward_kernel(
         factor = tl.zeros((BLOCK_T,), tl.float32) + scale
     wrong = tl.where(counted, float("nan"), 0.0)
     tl.store(loss + tokens, tl.where(valid, token_loss, wrong), mask=exists)
+    if lse is not None:
+        tl.store(lse + tokens, tl.where(valid, target_score + token_loss, wrong), mask=exists)
     tl.store(shift + tokens, token_shift, mask=exists)
     tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
     if WITH_GRAD:

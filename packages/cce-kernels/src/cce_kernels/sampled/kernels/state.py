@@ -26,6 +26,7 @@ class SampledOutputs(NamedTuple):
     """What a forward writes: the loss, and what the backward reads."""
 
     loss: Tensor  # fp32 [M]
+    lse: Tensor | None  # fp32 [M], None where it is not wanted
     dhidden: Tensor  # [M, D] fp32, before the upstream gradient, or empty where it is not wanted
     shift: Tensor  # fp32 [M]
     pull: Tensor  # fp32 [M]
@@ -64,6 +65,7 @@ def forward_arguments(call: SampledCall, outputs: SampledOutputs, constant_rest:
         **kernel_arguments(call, outputs.shift, outputs.pull),
         "log_rest": outputs.pull if call.log_rest is None else call.log_rest,
         "loss": outputs.loss,
+        "lse": outputs.lse,
         "dhidden": outputs.dhidden if call.with_dhidden else call.hidden,
         "constant_rest": constant_rest,
         "WITH_GRAD": call.with_dhidden,
