@@ -42,5 +42,5 @@ RUN uv pip install --no-cache --no-deps \
     --editable packages/cce-kernels --editable packages/rec-data --editable packages/rec-models --editable packages/rec-eval \
     --editable packages/cutrec
 
-USER cutrec
+USER ${UID}
 CMD ["uv", "run", "dvc", "repro"]

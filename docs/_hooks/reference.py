@@ -110,7 +110,7 @@ def registered(hint: Any) -> list[str]:
     """The names that `rec_models.fields.one_of` allows, if a type is one of a registry's names."""
     for check in getattr(hint, "__metadata__", ()):
         if isinstance(check, BeforeValidator):
-            return list(inspect.getclosurevars(check.func).nonlocals["names"])
+            return list(inspect.getclosurevars(check.func).nonlocals.get("names", []))
     return []
 
 

@@ -41,6 +41,16 @@ def test_rows_survive_the_file(scripts, tmp_path):
     assert rows.merged([first, second], other) == [first, second, other]
 
 
+def test_rows_of_peers_survive_the_file(scripts, tmp_path):
+    rows = scripts("rows")
+    row = rows.PeerRow(
+        "GPU", "1", "2.11", "3.6", "abc", "quack-kernels 0.6.5, x 1", "quack", "beauty", "flat", "spread", 1, 2, 3,
+        "bfloat16", median_ms=0.5, repeats=9,
+    )  # fmt: skip
+    rows.write(tmp_path / "x.csv", [row])
+    assert rows.read_as(rows.PeerRow, tmp_path / "x.csv") == [row]
+
+
 def test_the_page_is_rendered_from_the_table(scripts):
     measured = scripts("rows").read(FOLDER / "results/losses.csv")
     page = (FOLDER / "results/losses.md").read_text()
@@ -48,6 +58,66 @@ def test_the_page_is_rendered_from_the_table(scripts):
     assert len({row.key for row in measured}) == len(measured)
     for row in measured:  # what failed says why, and nothing is a time of zero
         assert row.note if row.both_ms is None else row.both_ms > 0
+
+
+def test_popular_items_are_spread_over_the_ids_or_sorted(scripts):
+    points = scripts("points")
+    spread, ordered = (points.Point("x", 20_000, 500, 8, popularity=order) for order in ("spread", "sorted"))
+    counts, descending = points.item_counts(spread, "cpu"), points.item_counts(ordered, "cpu")
+    assert torch.equal(counts.sort(descending=True).values, descending)
+    assert torch.equal(descending, 1 / torch.arange(1, 501))
+    assert counts[:50].sum() < 0.5 * descending[:50].sum()
+    for point, popularity in ((spread, counts), (ordered, descending)):
+        drawn = points.make_inputs(point, "cpu").targets.bincount(minlength=500) / 20_000
+        expected = popularity / popularity.sum()
+        # The total variation distance of 20,000 draws is below sum sqrt(q / n) / 2 on average.
+        assert (drawn - expected).abs().sum() / 2 < (expected / 20_000).sqrt().sum()
+
+
+def test_gradients_of_a_peer_are_compared_with_float64_on_slices(scripts):
+    points, peers = scripts("points"), scripts("peers")
+    point = points.Point("x", 300, 200, 8, dtype="float32", weight_dtype="float32", popularity="spread")
+    inputs = points.make_inputs(point, "cpu")
+    truth = peers.true_slices(inputs, size=40)
+    eager = peers.PEERS["eager torch"].loss(inputs, point)
+    gradients = torch.autograd.grad(eager, (inputs.hidden, inputs.weight))
+    assert max(peers.errors(eager, gradients, truth).values()) < 1e-5
+    assert len(truth.tokens) == 40
+    wrong = peers.errors(1.5 * eager, tuple(1.5 * x for x in gradients), truth)
+    assert all(0.49 < error < 0.51 for error in wrong.values())
+    assert peers.errors(eager, (gradients[0] * float("nan"), gradients[1]), truth)["dhidden_error"] != 0
+
+
+def test_a_peer_whose_gradient_is_wrong_is_not_timed(scripts, tmp_path, monkeypatch):
+    points, peers = scripts("points"), scripts("peers")
+    point = points.Point("x", 64, 50, 8, dtype="float32", weight_dtype="float32")
+    torch.save(vars(peers.true_slices(points.make_inputs(point, "cpu"))), tmp_path / "truth.pt")
+    right = peers.PEERS["eager torch"]
+    for factor, note in ((2.0, "not timed: its gradient is wrong"), (float("nan"), "not timed: its gradient is wrong")):
+        peer = replace(right, loss=lambda inputs, at, x=factor: x * right.loss(inputs, at))
+        monkeypatch.setitem(peers.PEERS, "eager torch", peer)
+        numbers = peers.measure("eager torch", point, tmp_path, "cpu")
+        assert numbers["note"] == note
+        assert "median_ms" not in numbers
+
+    def refuse(inputs, at):
+        raise NotImplementedError("V must be a multiple of 256\nmore")
+
+    monkeypatch.setitem(peers.PEERS, "eager torch", replace(right, loss=refuse))
+    assert peers.measure("eager torch", point, tmp_path, "cpu") == {
+        "note": "NotImplementedError: V must be a multiple of 256"
+    }
+
+
+def test_peers_are_tried_where_they_fit(scripts):
+    tables, peers = scripts("points").PEERS, scripts("peer_losses").PEERS
+    points = [point for table in tables.values() for point in table]
+    assert len({point.name for point in points}) == len(points)
+    assert all(peers["ours"].wants(point) for point in points)
+    tried = {point.name for point in points if peers["quack"].wants(point)}
+    assert {"beauty-256", "30music-256", "v176450"} <= tried
+    assert not {"beauty", "30music"} & tried
+    assert not peers["eager torch"].wants(next(point for point in points if point.name == "zvuk"))
 
 
 def test_points_are_told_apart_and_tables_that_cannot_fit_are_left_out(scripts):
@@ -118,10 +188,10 @@ def test_errors_of_the_sampled_losses_are_against_the_same_negatives(scripts, sh
         assert 0 < max(found.values()) < 1e-5, (variant, found)
 
 
-@pytest.mark.parametrize("script", ["run", "tune_full", "tune_sampled", "profile_sampled"])
+@pytest.mark.parametrize("script", ["run", "peers", "tune_full", "tune_sampled", "profile_sampled"])
 def test_without_a_gpu_a_script_ends_in_one_line(scripts, script, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(sys, "argv", [script, "twins"] if script == "peers" else [script])
     with pytest.raises(SystemExit, match=r"^no GPU: found none"):
         scripts(script).main()
 

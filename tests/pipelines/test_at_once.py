@@ -1,10 +1,10 @@
 """Commands that are killed at any moment, and several at once: no output is lost, mixed or left half-written.
 
 Every two commands that write what others read are at work at once in one of the groups of four. Those that only hand a
-model over write to folders of their own: they run beside each other and beside two that replace models. Those that only
-print do not run beside themselves: they leave every file as it is. `dvc exp run`, whose stages are those of here, is at
-work beside all others in one test; beside one more `dvc exp run`, and beside what changes its parameters, as `cutrec
-reset` does, in test_stage.py.
+model over write to folders of their own: they run beside each other, and beside two that replace models and a server of
+one. Those that only print do not run beside themselves: they leave every file as it is. `dvc exp run`, whose stages are
+those of here, is at work beside all others in one test; beside one more `dvc exp run`, and beside what changes its
+parameters, as `cutrec reset` does, in test_stage.py.
 """
 
 import hashlib
@@ -45,6 +45,7 @@ PRINT = {
     "user": ["cutrec.cli", "recommend", "--user", "3"],
     "compare": ["cutrec.cli", "compare", "workspace", "kept"],
     "plan": ["cutrec.cli", "plan"],
+    "serve": ["cutrec.cli", "serve", "--port", "0"],
 }
 """Commands that write nothing."""
 COMMANDS = {
@@ -57,7 +58,7 @@ COMMANDS = {
     "backtest": ["cutrec.cli", "backtest", "--windows", "2", "-S", "train.max_epochs=1"],
     "reset": ["cutrec.cli", "reset"],
     "update": ["cutrec.cli", "update", "--log", "new_days.parquet"],
-    **{name: command for name, command in PRINT.items() if name != "plan"},
+    **{name: command for name, command in PRINT.items() if name not in ("plan", "serve")},
 }
 HAND_OVER = {
     "index": ["cutrec.cli", "index", "--histories", "20"],
@@ -88,10 +89,11 @@ FORKS = multiprocessing.get_context("forkserver")
 """Commands start in a copy of a process that has imported the libraries: they spend their time on their work."""
 FORKS.set_forkserver_preload(
     ["cutrec.arguments", "cutrec.reporting.compare", "cutrec.reporting.drift", "cutrec.serving.build_index",
-     "cutrec.workflow.backtest", "cutrec.workflow.drift", "cutrec.workflow.evaluate", "cutrec.workflow.plan",
-     "cutrec.workflow.promote", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
-     "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.update", "cutrec.workflow.user_copies", "pandas",
-     "pipelines.stage", "rec_data.raw.normalise", "torch.export", "torch.utils.tensorboard"]
+     "cutrec.serving.run", "cutrec.workflow.backtest", "cutrec.workflow.drift", "cutrec.workflow.evaluate",
+     "cutrec.workflow.plan", "cutrec.workflow.promote", "cutrec.workflow.refit", "cutrec.workflow.report",
+     "cutrec.workflow.split", "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.update",
+     "cutrec.workflow.user_copies", "pandas", "pipelines.stage", "rec_data.raw.normalise", "torch.export",
+     "torch.utils.tensorboard"]
 )  # fmt: skip
 
 
@@ -121,13 +123,19 @@ class Project:
     def start(self, name: str, place: int = 0) -> Any:
         """Start a command, which trains if it does at all; of those that run at once, each has a place."""
         self.remove_complete()
+        self.streams(place)[1].write_text("")  # of the last one here
         arguments = (self.root, self.streams(place), (COMMANDS | PRINT | HAND_OVER | FORGET)[name])
-        process = FORKS.Process(target=execute, args=arguments)
+        process = FORKS.Process(target=execute, args=arguments, name=name)
         process.start()
         return process
 
     def wait(self, process: Any, place: int = 0) -> tuple[int, str]:
-        """The exit status of a command and what it wrote to stderr."""
+        """The exit status of a command and what it wrote to stderr; a server is stopped as soon as it answers."""
+        while process.name == "serve" and process.is_alive():
+            if "running on" in self.streams(place)[1].read_text():
+                process.terminate()
+                break
+            time.sleep(0.02)
         process.join()
         return process.exitcode, self.streams(place)[1].read_text()
 
@@ -210,7 +218,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run(*STAGES)
     (project.root / "kept").mkdir()
     shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
-    project.run(*(name for name in (*COMMANDS, *HAND_OVER) if name not in STAGES))
+    project.run(*(name for name in (*COMMANDS, *HAND_OVER, "serve") if name not in STAGES))
     assert project.left() == []
     return project
 
@@ -256,7 +264,7 @@ def test_kills_at_random_moments_change_nothing(project: Project, undisturbed: d
     [
         *([list(COMMANDS)[place] for place in group] for group in GROUPS),
         *([name, name] for name in COMMANDS if name not in PRINT),
-        ["train", "update", *HAND_OVER],
+        ["train", "update", "serve", *HAND_OVER],
         [*HAND_OVER, *HAND_OVER],
     ],
     ids="+".join,
@@ -308,7 +316,7 @@ def test_an_experiment_ends_as_alone_beside_other_commands(
         experiment = subprocess.Popen(
             ["dvc", "exp", "run"], cwd=project.root, env=environment, stdout=printed, stderr=printed
         )
-        others = cycle(name for name in (*HAND_OVER, *COMMANDS) if name not in (*STAGES, "reset"))
+        others = cycle(name for name in (*HAND_OVER, "serve", *COMMANDS) if name not in (*STAGES, "reset"))
         while experiment.poll() is None:
             name = next(others)
             status, text = project.wait(project.start(name))

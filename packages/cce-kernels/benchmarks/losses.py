@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from points import Inputs, Point
+from points import Inputs, Point, item_counts
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,8 +35,9 @@ def eager_full(inputs: Inputs, point: Point) -> Tensor:
 
 
 def torch_linear_ce(inputs: Inputs, point: Point) -> Tensor:
-    """What newer torch has of its own."""
-    return functional.linear_cross_entropy(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets)
+    """The chunked loss of newer torch. Without options it stores all logits."""
+    weight, options = inputs.weight.to(inputs.hidden.dtype), torch.nn.LinearCrossEntropyOptions()
+    return functional.linear_cross_entropy(inputs.hidden, weight, inputs.targets, options=options)
 
 
 def cut(inputs: Inputs, point: Point, **options: Any) -> Tensor:
@@ -60,7 +61,8 @@ def ours_sampled(inputs: Inputs, point: Point, **options: Any) -> Tensor:
     seed, step = counters(device)
     return sampled_linear_cross_entropy(
         inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=seed, step=step,
-        sampler=popularity(point.items, device) if point.zipf else Uniform(), **{"impl": "triton", **options},
+        sampler=Uniform() if point.popularity == "uniform" else popularity(point, device),
+        **{"impl": "triton", **options},
     )  # fmt: skip
 
 
@@ -72,16 +74,16 @@ def counters(device: str, made: dict[str, tuple[Tensor, Tensor]] = {}) -> tuple[
 
 
 @lru_cache
-def popularity(items: int, device: str) -> Popularity:
-    """Zipf's law over the items."""
-    return Popularity(1.0 / torch.arange(1, items + 1, device=device))
+def popularity(point: Point, device: str) -> Popularity:
+    """Draws negatives by the popularity of the point's items."""
+    return Popularity(item_counts(point, device))
 
 
 def eager_sampled(inputs: Inputs, point: Point) -> Tensor:
     """Plain torch: the gathered negatives [M, N, D] exist."""
     weight = inputs.weight.to(inputs.hidden.dtype)
-    if point.zipf:
-        counts = 1.0 / torch.arange(1, point.items + 1, device=weight.device)
+    if point.popularity != "uniform":
+        counts = item_counts(point, str(weight.device))
         chosen = counts.multinomial(point.tokens * point.negatives, replacement=True)
         negatives, q = chosen.view(point.tokens, point.negatives), counts / counts.sum()
     else:
@@ -103,7 +105,7 @@ def _has(module: str) -> bool:
 def available() -> dict[str, dict[str, Loss]]:
     """Losses by operation and variant; peers only where they are installed."""
     full: dict[str, Loss] = {"ours": ours_full, "eager torch": eager_full}
-    if hasattr(functional, "linear_cross_entropy"):
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
         full["torch linear_cross_entropy"] = torch_linear_ce
     if _has("cut_cross_entropy"):
         full |= {"cut-cross-entropy default": cut, "cut-cross-entropy unfiltered": partial(cut, filter_eps=None)}

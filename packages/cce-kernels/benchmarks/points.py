@@ -19,10 +19,12 @@ class Point:
     items: int
     dim: int
     negatives: int = 0
-    scores: str = "flat"  # flat: as at initialisation | peaked | fitted: p_t from one half to 0.999
+    # flat: as at initialization | peaked | fitted: p_t from one half to 0.999 | popular: softmax near the popularity
+    scores: str = "flat"
     dtype: str = "bfloat16"
     weight_dtype: str = "bfloat16"
-    zipf: bool = False  # negatives by popularity, item j in proportion to 1 / (j + 1); else uniform
+    # Of targets and negatives. uniform | spread: Zipf's law over the items in random order | sorted: in order of ids
+    popularity: str = "uniform"
 
     @property
     def op(self) -> str:
@@ -64,7 +66,10 @@ SAMPLED = [
     *(Point(f"beauty-d{dim}", 32768, 176450, dim, 511, weight_dtype="float32") for dim in (64, 128, 320, 512)),
     Point("beauty-fp32", 32768, 176450, 256, 511, dtype="float32", weight_dtype="float32"),
     Point("beauty-16bit", 32768, 176450, 256, 511),
-    Point("beauty-zipf", 32768, 176450, 256, 511, weight_dtype="float32", zipf=True),
+    *(
+        Point(f"beauty-{order}", 32768, 176450, 256, 511, weight_dtype="float32", popularity=order)
+        for order in ("spread", "sorted")
+    ),
     *(
         Point(f"beauty-{scores}", 32768, 176450, 256, 511, scores=scores, weight_dtype="float32")
         for scores in ("peaked", "fitted")
@@ -72,16 +77,57 @@ SAMPLED = [
     Point("huge", 8192, 9_400_000, 256, 511),
 ]
 
+# The catalogues of the paper's five data sets and the tokens of a batch (step_points.py of rec-models), rounded up to a
+# multiple of 128 as some kernels for Hopper require.
+TWINS = {
+    "beauty": (6144, 176450), "movielens_20m": (20992, 15405), "gowalla": (41472, 290000),
+    "zvuk": (115584, 893022), "30music": (85504, 900000),
+}  # fmt: skip
+# What peers.py measures, by table. Targets are popular items whose ids are spread, but for the "sorted" points.
+PEERS = {
+    # Each twin at its own V, and at the next multiple of 256 for the kernels that require one.
+    "twins": [
+        Point(name + suffix, tokens, items + pad, 256, popularity="spread")
+        for name, (tokens, items) in TWINS.items()
+        for suffix, pad in (("", 0), ("-256", -items % 256))
+    ],
+    "grid": [
+        *(Point(f"v{items}", 32768, items, 256, popularity="spread") for items in (1024, 4096, 16384, 65536, 176384)),
+        *(Point(f"d{dim}", 32768, 131072, dim, popularity="spread") for dim in (64, 128, 256, 512)),
+        Point("v176450", 32768, 176450, 256, popularity="spread"),
+    ],
+    "popularity": [
+        Point(f"popular-{order}", 32768, 176384, 256, scores="popular", popularity=order)
+        for order in ("spread", "sorted")
+    ],
+}
+
+
+def item_counts(point: Point, device: str = "cuda") -> Tensor:
+    """Popularity of the items, [V] fp32 and not normalized: uniform, or Zipf's law in the order of the point."""
+    if point.popularity == "uniform":
+        return torch.ones(point.items, device=device)
+    counts = 1.0 / torch.arange(1, point.items + 1, device=device)
+    if point.popularity == "sorted":
+        return counts
+    return counts[torch.randperm(point.items, device=device, generator=torch.Generator(device).manual_seed(1))]
+
 
 def make_inputs(point: Point, device: str = "cuda") -> Inputs:
     """Draw inputs with the point's kind of scores."""
     generator = torch.Generator(device).manual_seed(0)
-    targets = torch.randint(0, point.items, (point.tokens,), device=device, generator=generator)
+    if point.popularity == "uniform":
+        targets = torch.randint(0, point.items, (point.tokens,), device=device, generator=generator)
+    else:
+        targets = item_counts(point, device).multinomial(point.tokens, replacement=True, generator=generator)
     weight_dtype = getattr(torch, point.weight_dtype)
     weight = torch.empty(point.items, point.dim, device=device, dtype=weight_dtype).normal_(generator=generator)
     hidden = torch.randn(point.tokens, point.dim, device=device, generator=generator)
-    if point.scores == "flat":
+    if point.scores in ("flat", "popular"):
         hidden *= 0.5 / point.dim**0.5
+        if point.scores == "popular":  # the last column adds the logarithm of the popularity to every score
+            hidden[:, -1] = 1
+            weight[:, -1] = item_counts(point, device).log()
     elif point.scores == "peaked":
         hidden *= 4.0 / point.dim**0.5
     else:

@@ -16,10 +16,10 @@ def need_gpu() -> None:
         raise SystemExit("no GPU: found none that torch can use, allowed: a CUDA device (registers.py needs none)")
 
 
-def median_ms(
+def durations_ms(
     call: Callable[[], object], *, repeats: int = 9, warmup_ms: float = 150.0, budget_ms: float = 1000
-) -> float:
-    """Median duration of a call in milliseconds, by device events, in the state that the call itself brings about.
+) -> list[float]:
+    """Sorted durations of calls in milliseconds, by device events, in the state that the calls bring about.
 
     The card throttles on power and recovers within milliseconds: calls run back to back, without waiting for the host,
     and the first `warmup_ms` of them do not count. Slow calls are repeated less, at least 3 times.
@@ -37,7 +37,12 @@ def median_ms(
     run(1)
     once = run(1)[0]
     run(min(300, int(warmup_ms / once)) + 1)
-    durations = sorted(run(max(3, min(repeats, int(budget_ms / once)))))
+    return sorted(run(max(3, min(repeats, int(budget_ms / once)))))
+
+
+def median_ms(call: Callable[[], object], *, repeats: int = 9, budget_ms: float = 1000) -> float:
+    """Median duration of a call in milliseconds; see `durations_ms`."""
+    durations = durations_ms(call, repeats=repeats, budget_ms=budget_ms)
     return durations[len(durations) // 2]
 
 

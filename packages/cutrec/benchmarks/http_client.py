@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Connection:
-    """A connection that stays open, for one request at a time."""
+    """A connection for one request at a time. If the server closes it, the next request opens another one."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -33,7 +33,8 @@ class Connection:
 
     async def send(self, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send a body and do not wait."""
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():
+            self.close()
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         head = (
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

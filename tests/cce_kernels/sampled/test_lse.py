@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_cases import DEVICES
 
-from cce_kernels import BCE, Popularity, Softmax, draw_negatives, sampled_linear_cross_entropy
+from cce_kernels import BCE, Popularity, Softmax, draw_negatives, linear_cross_entropy, sampled_linear_cross_entropy
 
 M, V, D, N = 4, 6, 16, 3
 COUNTS = torch.arange(1, V + 1)
@@ -55,6 +55,21 @@ def test_the_log_sum_exp_and_its_gradient_match_float64(device, impl, dtype, sha
         pairs = (torch.autograd.grad(x, y, retain_graph=True) for x, y in ((ours, leaves), (theirs, exact)))
         for gradient, expected in zip(*pairs, strict=True):
             torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=bound * float(expected.abs().max()))
+
+
+def test_with_a_single_other_item_it_is_the_exact_loss_with_label_smoothing_too():
+    """Every draw but the hits is the other of two items, and N draws are corrected to one."""
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = (torch.randn(rows, D, generator=generator, dtype=torch.float64) for rows in (M, 2))
+    leaves = [x.requires_grad_() for x in (hidden, weight)]
+    targets = torch.tensor([0, 1, 1, 0])
+    loss, lse = sampled_linear_cross_entropy(
+        *leaves, targets, num_negatives=40, seed=1, reduction="none", return_lse=True
+    )
+    smoothed = (0.8 * loss + 0.2 * (lse - hidden @ weight.mean(0))).mean()
+    exact, exact_lse = linear_cross_entropy(*leaves, targets, label_smoothing=0.2, return_lse=True)
+    torch.testing.assert_close((smoothed, lse), (exact, exact_lse))
+    torch.testing.assert_close(*(torch.autograd.grad(x, leaves) for x in (smoothed, exact)))
 
 
 @pytest.mark.parametrize("impl", ["triton", "reference"])

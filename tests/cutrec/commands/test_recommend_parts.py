@@ -15,7 +15,7 @@ from cutrec.workflow.history_sources import SplitSource
 from rec_data.config import Split
 from rec_data.splits.split import split_log
 from tests.cutrec.commands.recommending import run
-from tests.small_log import write_params
+from tests.small_log import small_log, write_params
 from tests.small_model import SETTINGS, write_model
 from tests.split_parts import divide
 
@@ -80,9 +80,9 @@ def test_a_log_whose_split_is_in_parts_is_never_read_at_once(
         run("--refit")
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_without_a_log_histories_are_those_of_the_split(
-    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, parts: int
+@pytest.mark.parametrize(("parts", "another"), [(1, True), (3, False), (3, True)])
+def test_without_its_log_histories_are_those_of_the_split(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, parts: int, another: bool
 ):
     """Of leave-one-out: train and the two items that are held out, so they are those of the log."""
     split = trained / "elsewhere"
@@ -92,20 +92,24 @@ def test_without_a_log_histories_are_those_of_the_split(
     write_params(trained, SETTINGS | {"split_folder": "elsewhere"})
     write_model(trained)
     whole, some = run("--k", "3"), run("--k", "3", "--user", "5", "--user", "77")
-    (trained / "data/download/log.parquet").unlink()
+    log = trained / "data/download/log.parquet"
+    log.unlink()
+    if another:  # what the stage download read, such as the demo, where a split was made elsewhere
+        small_log(seed=5).write_parquet(log)
     divide(split, parts)
+    (split / "sequences" / ".DS_Store").touch()
     opened, opens = [], SplitSource._open
     monkeypatch.setattr(SplitSource, "_open", lambda self, number: opened.append(number) or opens(self, number))
     assert run("--k", "3", "--user", "5", "--user", "77", "--user", "nobody").equals(some)
     assert set(opened) == {1 + zlib.crc32(user) % parts for user in (b"5", b"77")}
     said = capsys.readouterr().err
-    assert "note: no data/download/log.parquet: histories are those of elsewhere, up to the last target" in said
+    where = "data/download/log.parquet is not the log of elsewhere" if another else "no data/download/log.parquet"
+    assert f"note: {where}: histories are those of elsewhere, up to the last target of each user" in said
     assert "note: users that elsewhere does not hold: 'nobody'" in said
     if parts == 1:
         found = run("--k", "3")
     else:
-        monkeypatch.setattr(scoring, "CHUNK_EVENTS", 300)
-        execute(["recommend", "--k", "3", "--out", "lists"])
+        execute(["recommend", "--k", "3", "--out", "lists", "--chunk-events", "300"])
         assert len(list(Path("lists").glob("*.parquet"))) > parts
         found = pl.read_parquet("lists/*.parquet")
         with pytest.raises(StageError, match=r"--part: found 1/2, allowed without a log: I/3, as elsewhere has 3"):

@@ -1,5 +1,8 @@
 """What `cutrec serve` refuses before it loads a model."""
 
+import socket
+from pathlib import Path
+
 import pytest
 
 from cutrec.cli import execute
@@ -38,3 +41,14 @@ def test_a_wrong_start_is_one_line(options, key, message, tmp_path, monkeypatch:
     with pytest.raises(StageError) as error:
         execute(["serve", *options])
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1"], ids=["taken", "of-another-machine"])
+def test_an_address_that_cannot_be_taken_is_one_line(host: str, tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StageError) as error:
+            execute(["serve", "--model", str(tmp_path), "--host", host, "--without-key", "--port", str(port)])
+    assert str(error.value).startswith(f"--host, --port: found {host} and {port}, where nothing can listen (")
+    assert "\n" not in str(error.value)

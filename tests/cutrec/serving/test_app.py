@@ -88,6 +88,7 @@ WRONG = [
     (RECOMMEND, {"history": [], "k": 41}, 422, "k: found 41, allowed: 1 to 40, the number of items"),
     (RECOMMEND, [{"history": []}, {"history": [], "k": 41}], 422, "1.k: found 41, allowed: 1 to 40"),
     (RECOMMEND, {"history": [], "k": 1001}, 422, "k: found 1001 items, allowed: at most 1000"),
+    (RECOMMEND, {"history": [], "k": 10**400}, 422, "k: found 100000000000000000...0000000000000000000 items"),
     (RECOMMEND, {"history": [2**64]}, 422, "history: found [18446744073709551616], allowed: ids as in the log"),
     (RECOMMEND, {"history": [], "top": 3}, 422, "top: found an unknown key, allowed: history, k, filter_seen,"),
     (RECOMMEND, [{"history": [], "top": 3}], 422, "0.top: found an unknown key, allowed: history, k,"),
@@ -102,6 +103,7 @@ WRONG = [
     (SIMILAR, {"items": ["P-1000"] * 257}, 422, "items: found 257 lists, allowed: at most 256"),
     (SIMILAR, {"items": []}, 422, "items: found [], allowed: at least one"),
     ("/nothing", {}, 404, "path: found none of this name, allowed: /health,"),
+    (RECOMMEND + "/", {"history": []}, 404, "path: found none of this name, allowed: /health,"),
     ("/health", {}, 405, "method: found POST, allowed: GET"),
 ]
 
@@ -129,7 +131,17 @@ BODIES = [
 def test_a_body_that_is_no_request_is_refused(client: TestClient, body: bytes, status: int):
     answer = client.post(RECOMMEND, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
-    assert answer.json()["error"]
+    assert answer.json()["error"].partition(": ")[2].startswith("found ")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "\xff" * 99], ids=["text", "bytes"])
+def test_a_body_that_is_not_said_to_be_json_is_refused_by_the_name_of_the_header(client: TestClient, kind: str):
+    answer = client.post(RECOMMEND, content=b'{"history": []}', headers={b"content-type": kind.encode("latin-1")})
+    assert answer.status_code == 415
+    assert answer.json()["error"].startswith("Content-Type: found '")
+    assert answer.json()["error"].endswith("', allowed: application/json")
+    answer = client.post(RECOMMEND, content=b'{"history": []}')
+    assert answer.json()["error"] == "Content-Type: found nothing, allowed: application/json"
 
 
 def test_json_that_is_damaged_is_said_with_what_is_wrong(client: TestClient):
@@ -164,7 +176,8 @@ def test_a_key_is_needed_where_one_is_set(serving):
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert client.get("/metrics", headers=headers).status_code == 401
-        assert client.post(RECOMMEND, json=body, headers={"Authorization": "Bearer secret"}).status_code == 200
+        for scheme in ("Bearer", "bearer"):  # its case has no meaning
+            assert client.post(RECOMMEND, json=body, headers={"Authorization": f"{scheme} secret"}).status_code == 200
 
 
 def test_what_is_said_of_a_running_server(client: TestClient, caplog: pytest.LogCaptureFixture):

@@ -73,6 +73,10 @@ def test_an_index_of_another_model_or_a_damaged_one_is_refused(index: Path, tmp_
     (tmp_path / FILE).write_bytes(b"0" + (index / FILE).read_bytes()[1:])
     with pytest.raises(StageError, match="found another checksum"):
         ItemIndex.load(tmp_path, model)
+    for name in (FILE, FACTS):
+        (tmp_path / name).unlink()
+        with pytest.raises(StageError, match=rf"--index: found no {tmp_path}/{name}, allowed: .* cutrec index"):
+            ItemIndex.load(tmp_path, model)
 
 
 def test_a_recall_that_is_not_reached_writes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cutrec.config_point import Config, Report, settled
+from cutrec.errors import StageError
 from cutrec.workflow.run_hash import run_hash, training_code
 from rec_data.config import Split
+from rec_data.sequences.store import write_store
 from rec_eval.config import Evaluate
 from rec_models.config import Negatives, Train
 
@@ -18,8 +21,16 @@ def folder(tmp_path: Path) -> Path:
     """A split and some code, for the hash of a run."""
     for name in NAMES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
+        write(tmp_path / name, [1, 2])
     return tmp_path
+
+
+def write(path: Path, items: list[int]) -> None:
+    if path.suffix == ".arrow":
+        ids = np.array(items, np.int32)
+        write_store(path, items=ids, offsets=np.array([0, len(ids)]), user_ids=np.zeros(1, np.int32))
+    else:
+        path.write_text(repr(items))
 
 
 def hashed(folder: Path, config: Config | None = None) -> str:
@@ -70,7 +81,7 @@ def test_a_decided_value_and_the_same_in_params_are_one_run(folder: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
     before = hashed(folder)
-    (folder / name).write_text("changed")
+    write(folder / name, [2, 1])
     assert hashed(folder) != before
 
 
@@ -79,7 +90,13 @@ def test_training_reads_the_kernels_and_no_reporting(folder: Path):
         run_hash(Config(), folder / "split") == run_hash(Config(), folder / "split", training_code()) != hashed(folder)
     )
     code = training_code()
-    for name in ("cutrec/workflow/ranking", "rec_models/config.py", "cce_kernels/api.py", "rec_eval/", "rec_data/"):
+    for name in (
+        "cutrec/workflow/ranking",
+        "rec_models/config.py",
+        "cce_kernels/full_api.py",
+        "rec_eval/",
+        "rec_data/",
+    ):
         assert any(module.startswith(name) for module in code), name
     assert not [name for name in code if name.startswith(("cutrec/reporting", "cutrec/commands"))]
     assert all(path.is_file() for path in code.values())
@@ -91,5 +108,10 @@ def test_a_part_of_the_split_that_changed_is_another_run(folder: Path):
     (sequences / "train").mkdir()
     (sequences / "train.arrow").rename(sequences / "train" / "part-00001-of-00001.arrow")
     parts = hashed(folder)
-    (sequences / "train" / "part-00001-of-00001.arrow").write_text("other")
+    write(sequences / "train" / "part-00001-of-00001.arrow", [3])
     assert len({whole, parts, hashed(folder)}) == 3
+    write(sequences / "test.arrow", [1])
+    assert len({whole, parts, hashed(folder)}) == 3
+    (sequences / "train" / "part-00001-of-00001.arrow").write_text("other")
+    with pytest.raises(StageError, match=r"part-00001-of-00001.arrow is not a sequence store"):
+        hashed(folder)

@@ -108,6 +108,9 @@ def test_training_histories_may_lie_behind_an_address(
     assert [path.name for path in (tmp_path / "cache").rglob("*.arrow")] == ["part-00002-of-00002.arrow"]
     point = Config(train=Train(sequences=address))
     assert without_address(point, found.train).train.sequences not in (None, address)  # the hash of the content
+    other = divide(Path(shutil.copytree(split, tmp_path / "other")), 3, run="another")
+    with pytest.raises(StageError, match=r"of another split than .*other, with the run run, allowed: another$"):
+        read_split(other, address)
     with pytest.raises(StageError, match=r"train.sequences: .*bucket/train: found no part"):
         read_split(split, f"file://{bucket}")
     with pytest.raises(StageError, match=r"train.sequences: found .* with train.init_from, allowed: null$"):

@@ -114,6 +114,26 @@ def test_files_that_are_not_one_whole_subset_are_refused(tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("number", "run", "said"),
+    [
+        (3, "b", "found part 1/3 of run bbbbbbbbbbbb, allowed: part 1/3 of run aaaaaaaaaaaa$"),
+        (2, "a", "found part 1/2 of run aaaaaaaaaaaa, allowed: part 1/3 of run aaaaaaaaaaaa$"),
+        (1, "a", "found a store without parts of run none, allowed: part 1/3 of run"),
+    ],
+)
+def test_a_subset_of_another_split_is_refused(tmp_path, number, run, said):
+    write_parts(tmp_path, [[0, 2], [4, 5], [1]])
+    write_parts(tmp_path / "other", [[0]] * number, run * 64)
+    (tmp_path / "notes").mkdir()
+    if number == 1:
+        write(tmp_path / "test.arrow", [0])
+    else:
+        shutil.move(tmp_path / "other" / "train", tmp_path / "test")
+    with pytest.raises(DataError, match=said):
+        store_files(tmp_path, "train")
+
+
 @pytest.mark.parametrize("name", [b"2/3", b"aaaaaaaa"])
 def test_part_and_run_are_under_the_checksum(tmp_path, name):
     write_parts(tmp_path, [[0, 2], [4, 5], [1]])

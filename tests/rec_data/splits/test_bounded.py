@@ -1,5 +1,9 @@
 """The split within a bound of memory: in several parts, row for row that in memory, and nothing of one that fails."""
 
+import re
+from types import SimpleNamespace
+
+import polars as pl
 import pytest
 
 from rec_data.config import Split
@@ -58,6 +62,20 @@ def test_a_bound_that_users_and_items_exceed_is_refused_with_one_that_works(tmp_
     assert split_log(log, out, Split(memory="2GiB"))["parts"] == 2
 
 
+@pytest.mark.parametrize(("rows", "longest"), [(6 * 10**7, 3 * 10**7), (2 * 10**8, 6 * 10**7), (10**9, 10**8)])
+def test_a_bound_that_a_user_with_very_many_events_exceeds_is_refused_with_one_that_works(rows, longest):
+    ids = pl.Series([0])
+    found = SimpleNamespace(users=ids, items=ids, raw={"users": 10**6, "items": 10**6})
+
+    def split_within(gib: int) -> None:
+        mean = -(-rows // bounded.parts_of(rows, gib * GIB))
+        bounded._refuse_too_small(Split(memory=f"{gib}GiB"), found, mean + longest)
+
+    with pytest.raises(DataError, match="allowed: at least") as refused:
+        split_within(2)
+    split_within(int(re.search(r"at least (\d+)GiB", str(refused.value))[1]))
+
+
 def test_the_points_of_the_paper_have_one_part(tmp_path, monkeypatch):
     monkeypatch.setattr(split, "parts_of", lambda rows, bound: 2)
     log = write_log(tmp_path)
@@ -67,6 +85,6 @@ def test_the_points_of_the_paper_have_one_part(tmp_path, monkeypatch):
 
 
 def test_a_bound_that_is_no_size_is_refused():
-    for memory in ("8", "8 GiB", "8GB", "0GiB", "-1GiB", "1.5GiB"):
-        with pytest.raises(ValueError, match="allowed: auto, or a size such as 8GiB"):
+    for memory in (8, 0, None, "8", "8 GiB", "8GB", "0GiB", "-1GiB", "1.5GiB", "512MiB"):
+        with pytest.raises(ValueError, match="allowed: auto, or whole GiB such as 8GiB"):
             Split(memory=memory)

@@ -57,6 +57,13 @@ def test_ids_stay_and_the_new_events_of_some_users_validate(tmp_path: Path, monk
     }  # fmt: skip
 
 
+def test_a_log_that_is_too_large_for_one_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rec_data.splits.update.parts_of", lambda rows, bound: 3)
+    says = r"^split.memory: found auto, which makes 3 parts, with an update, allowed: one part \(.*split.memory.*64GiB"
+    with pytest.raises(DataError, match=says):
+        split(tmp_path, [("u", "i", 1), ("u", "j", 2)])
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

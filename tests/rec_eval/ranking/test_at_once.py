@@ -19,8 +19,11 @@ def vectors(rows, spread, seed):
 
 
 @pytest.mark.parametrize(("items", "k", "spread"), [(40, 7, 2000), (9, 5, 3), (9, 9, 1), (6, 10, 50), (1, 1, 5)])
-def test_agrees_with_sorting(oracle, items, k, spread, monkeypatch):
-    monkeypatch.setattr("rec_eval.ranking.at_once._TILE_SCORES", 2 * items)  # two users at a time
+@pytest.mark.parametrize("few", [0, 9], ids=["kernel", "host"])
+def test_agrees_with_sorting(oracle, items, k, spread, few, monkeypatch):
+    if few == 0:
+        monkeypatch.setattr("rec_eval.ranking.at_once._TILE_SCORES", 2 * items)  # two users at a time
+    monkeypatch.setattr("rec_eval.ranking.at_once.FEW_USERS", few)
     queries, table = vectors(3, spread, 0), vectors(items, spread, 1)
     bias = torch.zeros(items, device=DEVICE)
     bias[items // 2] = -torch.inf if items > 1 else 0.0
@@ -46,28 +49,17 @@ def test_equal_scores_at_the_end_of_a_list_and_scores_that_may_overflow_are_left
     assert rank_at_once(same * 1e20, Catalogue(vectors(4, 9, 0) * 1e20), 2, nothing) is None
 
 
-@pytest.mark.parametrize("seen", [[], [3], [0, 1, 2, 3]])
-def test_one_user_gets_the_list_that_several_would_get(seen, monkeypatch):
-    """Without a kernel, unless scores are equal or too few."""
+def test_the_host_orders_nothing_but_what_is_in_order(monkeypatch):
     from rec_eval.ranking.kernels import order
 
     calls, original = [], order.order_best
     monkeypatch.setattr(order, "order_best", lambda *given: (calls.append(1), original(*given)))
     table = torch.tensor([[2.0], [5.0], [2.0], [9.0]], device=DEVICE)
-    one, two = (torch.ones(users, 1, device=DEVICE) for users in (1, 2))
-    ids = torch.tensor(seen, dtype=torch.int64)
-    once = SeenItems(torch.tensor([0, len(seen)]), ids, 1, 4)
-    twice = SeenItems(torch.tensor([0, len(seen), 2 * len(seen)]), ids.repeat(2), 2, 4)
-    for k, usual in ((1, len(seen) < 2), (2, not seen), (4, False)):
+    for seen, k, usual in (([], 2, True), ([], 3, False), ([3], 1, True), ([3], 2, False), ([0, 1, 2, 3], 1, False)):
         calls.clear()
-        found = rank_at_once(one, Catalogue(table), k, once)
-        assert bool(calls) != usual
-        expected = rank_at_once(two, Catalogue(table), k, twice)
-        assert (found is None) == (expected is None)
-        if found is not None:
-            assert (found.ids[0].tolist(), found.scores[0].tolist()) == (
-                expected.ids[0].tolist(), expected.scores[0].tolist(),
-            )  # fmt: skip
+        held = SeenItems(torch.tensor([0, len(seen)]), torch.tensor(seen, dtype=torch.int64), 1, 4)
+        rank_at_once(torch.ones(1, 1, device=DEVICE), Catalogue(table), k, held)
+        assert bool(calls) != usual, (seen, k)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -7,6 +7,7 @@ from cce_kernels.shard import Rows
 from rec_models.errors import CheckpointError
 from rec_models.training import tensor_file
 from rec_models.training.rows_file import _sums, read_rows
+from rec_models.training.run_state import Resumed, RunState, Tensors
 
 
 @pytest.mark.parametrize("items", [64, 130, 203])
@@ -26,6 +27,9 @@ def test_every_number_of_processes_reads_its_rows_and_finds_damage(tmp_path, ite
     owner = Rows(items, 3, next(rank for rank in range(3) if items - 1 in Rows(items, 3, rank).ids()))
     with pytest.raises(CheckpointError, match="damaged: b fails its checksum"):
         read_rows(path, owner, sums)
+    state = Resumed(RunState(), Tensors({}, {}, {}, {}), tmp_path / "last.ckpt", {"file": path.name, "sums": sums})
+    with pytest.raises(CheckpointError, match=r"checksum; rm .*last\.ckpt resumes from the state before it"):
+        state.own(0, owner)
     path.write_bytes(b"no file of rows")
     with pytest.raises(CheckpointError, match="damaged"):
         read_rows(path, owner, sums)

@@ -1,4 +1,4 @@
-"""What the functions of `cce_kernels.api` do with the tensors of a call once they are checked."""
+"""What the public functions do with the tensors of a call once they are checked."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ def prepared(
 
     All are contiguous, except that the eager reference multiplies a strided table as it is, without a copy.
     """
-    h = hidden.to(dtype).reshape(-1, hidden.shape[-1]).contiguous()
+    # A view of the same shape would be one more node of the autograd graph.
+    h = (hidden if hidden.dim() == 2 else hidden.reshape(-1, hidden.shape[-1])).to(dtype).contiguous()
     if use_triton or torch.compiler.is_compiling():
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    return h, weight, bias, targets.reshape(-1).contiguous()
+    return h, weight, bias, (targets if targets.dim() == 1 else targets.reshape(-1)).contiguous()

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from cce_kernels import validation
-from cce_kernels.api import linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.checks import plain_flag, plain_integer
+from cce_kernels.full_api import linear_cross_entropy
 from cce_kernels.sampled.objectives import Objective, Softmax
 from cce_kernels.sampled.samplers import Sampler, Uniform
 from cce_kernels.sampled.validation import (
@@ -17,6 +17,7 @@ from cce_kernels.sampled.validation import (
     check_sampler,
     check_sharing,
 )
+from cce_kernels.sampled_api import sampled_linear_cross_entropy
 from cce_kernels.validation import Impl, Reduction
 
 _FULL_OPTIONS = (

@@ -151,6 +151,8 @@ def check_sets(softcap: float | None, item_weights: Tensor | None) -> None:
 
 def check_weights(hidden: Tensor, num_items: int, token_weights: Tensor | None, item_weights: Tensor | None) -> bool:
     """Weights of tokens and of items: floats of the right shape on hidden's device. Returns whether there are any."""
+    if token_weights is None and item_weights is None:
+        return False
     for name, given, shape, meaning in (
         ("token_weights", token_weights, hidden.shape[:-1], "hidden's without D"),
         ("item_weights", item_weights, (num_items,), "[V]"),
@@ -162,7 +164,7 @@ def check_weights(hidden: Tensor, num_items: int, token_weights: Tensor | None, 
             raise ValueError(f"{name}: found {found}, allowed: a tensor of floats on {hidden.device}, or None")
         if given.shape != shape:
             raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
-    return token_weights is not None or item_weights is not None
+    return True
 
 
 def check_values(

@@ -78,6 +78,13 @@ def chunks(offsets: Int64s, rows: int) -> Iterator[slice]:
         start = stop
 
 
+def places(starts: Int64s, sizes: Int64s) -> Int64s:
+    """Return the places ``start`` to ``start + size - 1`` of each of ``[n]`` segments, one after another."""
+    ends = np.cumsum(sizes)
+    found: Int64s = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+    return found
+
+
 def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
     """View ``[n]`` integers or floats of any type as an Arrow array without nulls.
 

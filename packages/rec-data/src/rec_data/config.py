@@ -236,9 +236,9 @@ Moment = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_check_mome
 """A Unix time (seconds, milliseconds, microseconds or nanoseconds, by its size) or ISO 8601, UTC without an offset."""
 
 
-def _check_memory(found: str) -> str:
-    if found != "auto" and not re.fullmatch(r"[1-9][0-9]{0,5}GiB", found):
-        raise ValueError("allowed: auto, or a size such as 8GiB")
+def _check_memory(found: object) -> object:
+    if found != "auto" and not (isinstance(found, str) and re.fullmatch(r"[1-9][0-9]{0,5}GiB", found)):
+        raise ValueError("allowed: auto, or whole GiB such as 8GiB")
     return found
 
 
@@ -287,7 +287,7 @@ class Split:
     """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
     min_user_count: MinCount = "auto"
     """Drop users with fewer interactions, after the items. ``auto``: 3 for temporal, none for leave_one_out."""
-    memory: Annotated[str, AfterValidator(_check_memory)] = "auto"
+    memory: Annotated[str, BeforeValidator(_check_memory)] = "auto"
     """``8GiB`` or another size: what the split may take. A log that needs more is split in parts of its users, through
     files beside the split; histories, ids and targets stay the same. ``auto``: in memory up to 2^28 interactions, and
     in parts of about 2^26 beyond. The number of parts depends on this and on the number of interactions only."""

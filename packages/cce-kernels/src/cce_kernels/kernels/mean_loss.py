@@ -7,7 +7,6 @@ One program, so that the order of the sum is fixed. Bytes: 12 M read; 131,072 to
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -38,6 +37,6 @@ def reduce_in_one_launch(
     """What `reduction.reduce_loss` does for contiguous losses fp32 [M] and targets int64 [M], a mean in one launch."""
     if reduction != "mean":
         return reduce_loss(loss, targets, ignore_index, reduction)
-    mean, count = (torch.empty((), dtype=torch.float32, device=loss.device) for _ in range(2))
+    mean, count = loss.new_empty(()), loss.new_empty(())
     _mean[(1,)](loss, targets, mean, count, loss.shape[0], ignore_index, BLOCK=_BLOCK, num_warps=32)
     return mean, count

@@ -30,7 +30,7 @@ def scale_rows_kernel(stored, upstream, out, num_rows, D: tl.constexpr, STRIDE: 
 def scale_rows(stored: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
     """Contiguous fp32 `stored` [M, D] times fp32 `upstream`, a scalar or contiguous [M], rounded once to `dtype`."""
     out = torch.empty_like(stored, dtype=dtype)
-    blocks = triton.cdiv(stored.numel(), _BLOCK)
+    blocks = -(-stored.numel() // _BLOCK)
     if blocks:
         scale_rows_kernel[(blocks,)](
             stored, upstream, out, stored.shape[0], D=stored.shape[1], STRIDE=upstream.dim(), BLOCK=_BLOCK

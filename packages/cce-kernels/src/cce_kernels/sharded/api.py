@@ -1,4 +1,4 @@
-"""What the losses of `cce_kernels.api` call where their table is sharded; arguments are checked and prepared there."""
+"""What the public functions call where their table is sharded; arguments are checked and prepared there."""
 
 from functools import partial
 

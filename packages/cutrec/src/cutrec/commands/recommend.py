@@ -3,8 +3,8 @@
 Every user of the log gets a list that follows their whole history, including the events that the split held out from
 training. The log is the one beside the model: ``data/download/log.parquet`` for ``data/train``, and
 ``data/update/download/log.parquet`` for ``data/update``. Without one there, it is that of the pipeline. Where there is
-no log, the histories are those of the split (``split_folder``), each up to its last target. The output is a parquet or
-CSV of user_id, item_id, rank, score, with the ids of the log.
+no log, or not that of ``split_folder``, the histories are those of the split, each up to its last target. The output is
+a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 
 ``--part i/n`` ranks for one of n parts of the users, in bounded memory, and writes the same lists as several parquet
 files into a folder. Parts may run at the same time; one that was killed goes on at the next call. A log whose split is
@@ -113,8 +113,6 @@ def run(options: Namespace) -> None:
         raise StageError("-S: it changes how --histories are read, which are not given")
     if options.user and options.histories is not None:
         raise StageError("--user: it names users of the log; with --histories, give a file of these users alone")
-    if options.chunk_events is not None and options.part is None:
-        raise StageError("--chunk-events: it is about --part, which is not given; --part 1/1 takes all users")
     if options.part is not None:
         run_parts(options)
         return
@@ -126,12 +124,15 @@ def run(options: Namespace) -> None:
         print(f"note: the split is in {parts} parts, so lists are written in parts too (--part 1/1)", file=sys.stderr)
         run_parts(options)
         return
+    if options.chunk_events is not None:
+        raise StageError("--chunk-events: it is about --part, which is not given; --part 1/1 takes all users")
     printed = bool(options.user) if options.out is None else options.out.name == "-"
     out = OUT if printed or options.out is None else options.out  # a refit is kept beside it
     if out.suffix not in SUFFIXES:
         raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}, or -")
 
     from cutrec.workflow import recommend
+    from cutrec.workflow.history_sources import without_log
 
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
@@ -146,7 +147,7 @@ def run(options: Namespace) -> None:
         folder = out.with_suffix(".refit")
         model = refit(config, model, log, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
     encoder, item_names = load_model(options, model, device)
-    of_the_log = options.histories is None and not without_log(log, split)
+    of_the_log = options.histories is None and not without_log(log, split, encoder.log)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lists.csv" if printed else out
         read = [log] if of_the_log else [split] if options.histories is None else []
@@ -198,11 +199,6 @@ def log_of(model: Path) -> Path:
     return log_beside(model.parent) or LOG
 
 
-def without_log(log: Path, split: Path) -> bool:
-    """Whether there is a split and no log, as where the split was made elsewhere."""
-    return not log.is_file() and (split / "summary.json").is_file()
-
-
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     """The model and the ids of its items, with ``--k`` checked against their number."""
     from cutrec.workflow import recommend
@@ -225,7 +221,7 @@ def run_parts(options: Namespace) -> None:
     config = load()
 
     from cutrec.workflow import recommend
-    from cutrec.workflow.history_sources import LogSource, SplitSource
+    from cutrec.workflow.history_sources import LogSource, SplitSource, without_log
     from cutrec.workflow.scoring import CHUNK_EVENTS, parts_for, score_part
     from rec_data.sequences.parts import Part
 
@@ -236,7 +232,7 @@ def run_parts(options: Namespace) -> None:
         log, tie_seed = log_of(model), config.download.tie_seed(config.seed)
         split = Path(config.split_folder)
         source: HistorySource
-        if options.histories is None and without_log(log, split):
+        if options.histories is None and without_log(log, split, encoder.log):
             source = SplitSource(split, item_names)
             found, tie_seed, notes = source.checksum(), None, [recommend.no_log(log, split)]
         elif options.histories is None:

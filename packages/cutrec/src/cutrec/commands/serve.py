@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
+import socket
 from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
@@ -54,6 +55,7 @@ def run(options: Namespace) -> None:
         cure = f"127.0.0.1, or a key in {KEY}, or --without-key"
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
     model_folder(options.model)
+    _refuse_taken(options.host, options.port)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
     try:
@@ -72,3 +74,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Say at once what would otherwise be found out after the model is loaded."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        allowed = "an address of this machine and a free port"
+        found = f"{host} and {port}, where nothing can listen ({error.strerror})"
+        raise StageError(f"--host, --port: found {found}, allowed: {allowed}") from None

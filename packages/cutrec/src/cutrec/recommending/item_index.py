@@ -50,6 +50,9 @@ class ItemIndex:
         Raises:
             StageError: there is no index, it is damaged or of another model, or usearch is not installed.
         """
+        for name in (FACTS, FILE):
+            if not (folder / name).is_file():
+                raise StageError(f"--index: found no {folder / name}, allowed: a folder written by cutrec index")
         facts = read_json(folder / FACTS)
         if facts.get("model") != model:
             found, allowed = str(facts.get("model"))[:12], model[:12]

@@ -49,6 +49,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "The key is missing or wrong."),
         (408, "The body did not arrive in time."),
         (413, "The body is too large."),
+        (415, "The Content-Type is not application/json."),
         (422, "A value is wrong."),
         (503, "Too many requests are waiting, or the server is stopping; Retry-After says when to try again."),
     )
@@ -126,6 +127,7 @@ def make_app(server: Server, key: str | None = None) -> FastAPI:
         summary="Recommendations for histories, in the ids of the log.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         dependencies=[] if key is None else [Security(HTTPBearer(auto_error=False))],  # for the page; Guard checks
     )
     app.add_middleware(Guard, limits=server.limits, key=key, metrics=server.metrics)
@@ -178,7 +180,11 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"error": text}, status, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        if isinstance(error.body, bytes):  # it was not read as JSON
+            kind = request.headers.get("Content-Type")
+            found = "nothing" if kind is None else ascii(kind[:60])
+            return failed(415, f"Content-Type: found {found}, allowed: application/json")
         return failed(422, sentence(error.errors()[0]))
 
     @app.exception_handler(StageError)
@@ -192,6 +198,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         texts = {
+            400: "body: found nothing that can be read as JSON, allowed: JSON",
             404: f"path: found none of this name, allowed: {', '.join(PATHS)}",
             405: f"method: found {request.method}, allowed: {(error.headers or {}).get('Allow', 'another one')}",
         }

@@ -32,7 +32,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits, key: str | None, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
-        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
@@ -50,7 +50,7 @@ class Guard:
 
         try:
             headers = dict(scope["headers"])
-            if self._expected is not None and scope["path"] not in OPEN and not self._has_key(headers):
+            if self._key is not None and scope["path"] not in OPEN and not _has_key(headers, self._key):
                 raise HTTPException(401, "key: found none or another one, allowed: Authorization: Bearer KEY")
             if int(headers.get(b"content-length", b"0")) > self._limits.max_body:
                 raise self._too_large()
@@ -65,9 +65,6 @@ class Guard:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(seconds)
             log("request", path=path, status=status, ms=round(seconds * 1000, 2), **scope["fields"])
-
-    def _has_key(self, headers: MutableMapping[bytes, bytes]) -> bool:
-        return hmac.compare_digest(headers.get(b"authorization", b""), self._expected or b"")
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"body: found more than {self._limits.max_body} bytes, allowed: at most so many")
@@ -93,3 +90,8 @@ class Guard:
             return message
 
         return limited
+
+
+def _has_key(headers: MutableMapping[bytes, bytes], key: bytes) -> bool:
+    scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(sent, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,4 +45,4 @@ class Limits:
 
 def _most(name: str, what: str, found: int, most: int) -> None:
     if found > most:
-        raise StageError(f"{name}: found {found} {what}, allowed: at most {most}")
+        raise StageError(f"{name}: found {reprlib.repr(found)} {what}, allowed: at most {most}")

@@ -22,6 +22,7 @@ def serve(server: Server, *, host: str, port: int, key: str | None) -> None:
             log_config=LOGGING,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=75,  # proxies close what is idle after 60 s; a request must not meet a server that does
             timeout_graceful_shutdown=2 * server.limits.timeout,
         )
     )

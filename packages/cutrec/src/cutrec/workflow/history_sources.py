@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cutrec.checksums import read_output, verified
+from cutrec.checksums import checksum, read_output, verified
 from cutrec.errors import StageError
 from cutrec.outputs import read_json, temporary_folder
+from cutrec.paths import LOG, SPLIT
 from cutrec.stores import parts_of, read_stores
 from rec_data.arrays import Int32s, Mask
 from rec_data.errors import refuse_if_full
@@ -22,8 +23,22 @@ from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_data.sequences.longest import longest_histories
 from rec_data.sequences.parts import Part, count_rows, hash_ids_of, write_chunks
 from rec_data.sequences.store import SequenceStore
+from rec_data.splits.strategies import SUBSETS
 
 ChunkHistories: TypeAlias = Generator[tuple[int, Histories], None, None]
+
+
+def without_log(log: Path, split: Path, trained_with: str | None) -> bool:
+    """Whether there is a split but not its log, as where it was made elsewhere; another log may be in its place.
+
+    `trained_with` is the SHA-256 of the log of the model, which may be older than the split.
+    """
+    if not (summary := split / "summary.json").is_file():
+        return False
+    if not log.is_file():
+        return True
+    elsewhere = split != SPLIT and log.resolve() == LOG.resolve()
+    return elsewhere and checksum(log) not in (trained_with, read_json(summary).get("log_sha256"))
 
 
 class HistorySource(Protocol):
@@ -102,7 +117,7 @@ class SplitSource:
         self.path, self.parts = split, parts_of(split)
         users = read_output(read_ids, split / "users.parquet")
         self._users, self._hashes = users.names, {"items": hash_ids(items), "users": users.hash}
-        self._subsets = sorted({path.stem for path in (split / "sequences").iterdir()})
+        self._subsets = [name for name in SUBSETS if name != "untargeted" or (split / f"{name}.parquet").is_file()]
 
     def checksum(self) -> str:
         """Of what the split says of itself and of the ids of its users."""

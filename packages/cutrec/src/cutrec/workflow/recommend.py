@@ -114,7 +114,8 @@ def read_split(
 
 def no_log(log: Path, split: Path) -> str:
     """A note that histories are those of the split."""
-    return f"no {log}: histories are those of {split}, up to the last target of each user"
+    why = f"{log} is not the log of {split}" if log.is_file() else f"no {log}"
+    return f"{why}: histories are those of {split}, up to the last target of each user"
 
 
 def notes_on_log(log: Path, found: str, *, model: Path, trained_with: str | None) -> list[str]:

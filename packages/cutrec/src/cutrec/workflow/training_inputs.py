@@ -16,7 +16,7 @@ from cutrec.config_point import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
-from cutrec.stores import read_stores, read_subset, require_subset
+from cutrec.stores import read_stores, read_subset, require_subset, subset_files
 from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
 from rec_data.arrays import Mask, count_repeated
@@ -24,8 +24,8 @@ from rec_data.errors import DataError
 from rec_data.ids import Ids, read_ids
 from rec_data.schema import COUNT
 from rec_data.sequences.batches import TrainingBatches
-from rec_data.sequences.store import SequenceStore
-from rec_data.sequences.subsets import StoreParts, joined
+from rec_data.sequences.store import RUN, SequenceStore
+from rec_data.sequences.subsets import StoreParts, head_of, joined
 from rec_data.splits.recency import is_since
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
@@ -59,7 +59,7 @@ def read_split(split: Path, sequences: str | None = None) -> SplitData:
         require_subset(split, name)
     catalogue = read_output(read_ids, split / "items.parquet")
     hashes, items = {"items": catalogue.hash}, len(catalogue.names)
-    train = read_subset(split, "train", hashes=hashes) if sequences is None else _behind(sequences, hashes)
+    train = read_subset(split, "train", hashes=hashes) if sequences is None else _behind(sequences, split, hashes)
     validation = joined(read_stores(split, "validation", hashes=hashes))
     if len(validation) == 0:
         raise StageError(f"{split}: found no validation users, allowed: at least 1 (of a larger log)")
@@ -74,18 +74,19 @@ def read_split(split: Path, sequences: str | None = None) -> SplitData:
     return SplitData(catalogue, train, validation, torch.tensor(counts), Facts.of(items, lengths), new)
 
 
-def _behind(sequences: str, hashes: Mapping[str, str]) -> StoreParts:
-    """The training histories behind an address."""
+def _behind(sequences: str, split: Path, hashes: Mapping[str, str]) -> StoreParts:
+    """The training histories behind an address, which must be of the split that validates."""
     from rec_data.sources.remote_parts import remote_parts  # half a second that others do without
 
     try:
         found = remote_parts(sequences, "train", hashes=hashes)
     except DataError as error:
         raise StageError(f"train.sequences: {error}") from error
-    for name, own in hashes.items():
+    run = head_of(subset_files(split, "validation")[0]).get(RUN)
+    for name, own in {**hashes, **({} if run is None else {RUN: run})}.items():
         if (other := found.heads[0].get(name)) != own:
             raise StageError(
-                f"train.sequences: found {sequences} of other {name} than {name}.parquet: {str(other)[:12]}, "
+                f"train.sequences: found {sequences} of another split than {split}, with the {name} {str(other)[:12]}, "
                 f"allowed: {own[:12]}"
             )
     return found

@@ -27,6 +27,7 @@ from rec_data.sequences.examples import (
 )
 from rec_data.sequences.gather import IGNORE, Gather, repeat_rows
 from rec_data.sequences.masking import mask_items
+from rec_data.sequences.read_ahead import ReadAhead
 from rec_data.sequences.schedule import Schedule
 from rec_data.sequences.store import SequenceStore
 from rec_data.sequences.subsets import StoreParts
@@ -151,6 +152,7 @@ class TrainingBatches:
         for part in opened:
             _check_items(part, num_items)
         self._gather = Gather([part.items for part in opened], self.device)
+        self._ahead = ReadAhead(opened) if isinstance(store, StoreParts) else None
         if new is not None:
             new_only = torch.where(torch.from_numpy(new), opened[0].items, torch.tensor(IGNORE, dtype=torch.int32))
             self._gather_new = Gather([new_only], self.device)
@@ -171,8 +173,9 @@ class TrainingBatches:
         else:
             replayed = self._schedule.size - int(np.count_nonzero(self._new))
             orders = [replayed_order(self._new, replayed, seed=self.seed, epoch=epoch)]
-        for index in range(start, len(self)):
-            yield self._batch(self._schedule.rows(orders, index), epoch)
+        batches = (self._schedule.rows(orders, index) for index in range(start, len(self)))
+        for rows in batches if self._ahead is None else self._ahead.of(batches, self.examples):
+            yield self._batch(rows, epoch)
 
     def _batch(self, rows: Int64s, epoch: int) -> Batch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift

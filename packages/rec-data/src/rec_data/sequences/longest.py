@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int32s, Mask, places
 from rec_data.sequences.store import SequenceStore
 
 
@@ -34,15 +34,8 @@ def longest_histories(stores: Iterable[SequenceStore], choose: Callable[[Int32s]
     for store in found:
         inside = np.flatnonzero((rows >= first) & (rows < first + len(store)))
         own, sizes = rows[inside] - first, store.lengths.numpy()[rows[inside] - first]
-        items[_places(offsets[inside], sizes)] = store.items.numpy()[_places(store.offsets.numpy()[own], sizes)]
+        items[places(offsets[inside], sizes)] = store.items.numpy()[places(store.offsets.numpy()[own], sizes)]
         if store.targets is not None:
             items[offsets[inside + 1] - 1] = store.targets.numpy()[own]
         first += len(store)
     return SequenceStore(torch.from_numpy(items), torch.from_numpy(offsets), torch.from_numpy(users[rows]))
-
-
-def _places(starts: Int64s, sizes: Int64s) -> Int64s:
-    """The places ``start`` to ``start + size`` of each of ``[n]`` segments, one after another."""
-    ends = np.cumsum(sizes)
-    places: Int64s = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
-    return places

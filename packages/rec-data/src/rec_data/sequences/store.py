@@ -88,6 +88,8 @@ class SequenceStore:
     """``[n]`` int32, dense user ids; a user with several targets has a history for each, one after the other."""
     targets: Tensor | None = None
     """``[n]`` int32, the item to predict after the history; None for training."""
+    mapped: mmap.mmap | None = None
+    """The file that the tensors view; None: they are in memory."""
 
     def __len__(self) -> int:
         """Number of histories."""
@@ -168,6 +170,7 @@ class SequenceStore:
             offsets=tensor(history.buffers()[1], torch.int64, len(history) + 1),
             user_ids=tensor(batch.column(USER).buffers()[1], torch.int32, len(batch)),
             targets=targets,
+            mapped=mapped,
         )
         return store, batch.schema.metadata or {}
 

@@ -48,6 +48,19 @@ def parts_of(rows: int, bound: int | None) -> int:
     return max(1, -(-2 * rows * _PER_ROW // (bound - _BASE)))
 
 
+def require_one_part(parts: int, settings: Split, what: str) -> None:
+    """Refuse settings that make several parts of a log, for ``what`` works on one.
+
+    Raises:
+        DataError: They do; the message names the cure.
+    """
+    if parts > 1:
+        cure = stated({"split.memory": "64GiB"})
+        raise DataError(
+            f"split.memory: found {settings.memory}, which makes {parts} parts, with {what}, allowed: one part ({cure})"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedParts(LogFacts):
     """A filtered log in parts, and the original ids of its dense ids."""
@@ -113,14 +126,18 @@ def _blocks(values: pl.Series) -> Iterator[pl.Series]:
 
 
 def _refuse_too_small(settings: Split, found: FilteredLog, largest: int = 0) -> None:
-    """Refuse a bound of memory that users and items exceed, or these and the interactions of the largest part."""
+    """Refuse a bound of memory that users and items exceed, or these and the interactions of the largest part.
+
+    The one that is named works: its parts are larger, by at most what half of it beyond users and items leaves.
+    """
     bound, users, items = settings.memory_bytes, found.raw["users"], found.raw["items"]
     texts = sum(int(ids.str.len_bytes().sum()) for ids in (found.users, found.items) if ids.dtype == pl.String)
     of_ids = (users + items) * _PER_ID + texts * _PER_TEXT_BYTE
-    needed = _BASE + max(2 * of_ids, of_ids + largest * _PER_ROW)
+    of_part = largest * _PER_ROW
+    needed = _BASE + max(2 * of_ids, of_ids + of_part)
     if bound is not None and needed > bound:
         part = f" and a part of {largest} interactions" if largest else ""
-        least = f"{-(-needed // 2**30)}GiB"
+        least = f"{-(-(_BASE + 2 * (of_ids + of_part)) // 2**30)}GiB"
         raise DataError(
             f"split.memory: found {settings.memory} for {users} users and {items} items{part}, allowed: at least "
             f"{least} ({stated({'split.memory': least})})"

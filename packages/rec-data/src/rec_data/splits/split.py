@@ -17,7 +17,7 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.sequences.parts import count_rows
-from rec_data.splits.bounded import EncodedParts, encode_in_parts, parts_of
+from rec_data.splits.bounded import EncodedParts, encode_in_parts, parts_of, require_one_part
 from rec_data.splits.clock import count_dates, date_facts, to_ticks
 from rec_data.splits.decide import Division, leave_one_out, temporal
 from rec_data.splits.each_part import Logs, each, total
@@ -69,11 +69,7 @@ def split_log(
     parts = parts_of(count_rows(log), settings.memory_bytes)
     if paper_faithful:
         _refuse_other_rules(settings)
-        if parts > 1:
-            raise DataError(
-                f"split.memory: found {settings.memory}, which makes {parts} parts, with paper_faithful, allowed: one "
-                f"part ({stated({'split.memory': '64GiB'})})"
-            )
+        require_one_part(parts, settings, "paper_faithful")
     with progress("split", 3 + 4 * parts) as bar, _work_folder(out) as work:
         encoded: EncodedLog | EncodedParts
         if parts == 1:

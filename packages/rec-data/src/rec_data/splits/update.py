@@ -11,6 +11,8 @@ from rec_data import arrays
 from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
+from rec_data.sequences.parts import count_rows
+from rec_data.splits.bounded import parts_of, require_one_part
 from rec_data.splits.clock import as_date
 from rec_data.splits.decide import choose_users
 from rec_data.splits.encode import encode
@@ -45,8 +47,10 @@ def split_update(
         The summary, as written to ``summary.json``.
 
     Raises:
-        DataError: A file is missing or damaged, or no new event is left to train or validate on.
+        DataError: A file is missing or damaged, the log is too large for one part, or no new event is left to train or
+            validate on.
     """
+    require_one_part(parts_of(count_rows(log), settings.memory_bytes), settings, "an update")
     known = read_ids(catalogue)
     fewest_items, fewest_users = settings.min_counts("temporal")
     encoded = encode(

@@ -33,7 +33,7 @@ class Catalogue:
         if items.dtype not in _FLOATS:
             raise ValueError(f"queries and items must share one of float32, bfloat16, float16, got {items.dtype} items")
         self.items, self.bias = items, bias
-        self.largest = largest_value("items", items)
+        self.largest = _largest("items", items)
         self.shift = 0.0 if bias is None else _shift(bias, items)
         self.int8 = Int8Table(items) if int8 and suits(items) else None
 
@@ -68,7 +68,7 @@ def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
     """
     check_queries(queries, catalogue)
-    return may_overflow(largest_value("queries", queries), queries, catalogue)
+    return may_overflow(_largest("queries", queries), queries, catalogue)
 
 
 def check_queries(queries: Tensor, catalogue: Catalogue) -> None:
@@ -103,7 +103,7 @@ def _shift(bias: Tensor, items: Tensor) -> float:
     return float(torch.where(torch.isneginf(bias), 0.0, bias).abs().max())
 
 
-def largest_value(name: str, values: Tensor) -> float:
+def _largest(name: str, values: Tensor) -> float:
     """Refuse NaN and infinities, and return the largest absolute value: one pass with one synchronization."""
     if values.numel() == 0:
         return 0.0

@@ -159,9 +159,9 @@ def announce(run: Run, device: torch.device, precision: str, *, sharded: bool = 
     items = f"{num_items:,} items" + (f" sharded over {training.devices}" if sharded else "")
     lines = [f"training {model.model} with {loss.loss} on {device.type}, {items}, {precision}{why}"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.type == "cpu" and training.devices > 1:
-        slower = ", which is slower than devices=1" if training.devices > cores else ""
-        lines.append(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}")
+    if device.type == "cpu" and (here := devices_here(training)) > 1:
+        slower = ", which is slower than devices=1" if here > cores else ""
+        lines.append(f"devices={training.devices} on a CPU: {here} processes share {cores} cores{slower}")
     if device.type == "cpu" and loss.loss == "sce":
         scores = f"{loss.sce_buckets} x {loss.sce_bucket_size_x} x {loss.sce_bucket_size_y}"
         paper = "the paper takes 2 sqrt(batch_size x max_seq_len) for the first two"

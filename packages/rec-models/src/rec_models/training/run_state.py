@@ -157,7 +157,11 @@ class Resumed(NamedTuple):
             CheckpointError: the file of the rows is missing or damaged.
         """
         if self.rows is not None:
-            return self.tensors.joined(index, read_rows(self.path.parent / self.rows["file"], rows, self.rows["sums"]))
+            try:
+                own = read_rows(self.path.parent / self.rows["file"], rows, self.rows["sums"])
+            except CheckpointError as error:  # of some processes perhaps: the others have read theirs
+                raise CheckpointError(f"{error}; rm {self.path} resumes from the state before it, if any") from error
+            return self.tensors.joined(index, own)
         if rows.ranks == 1:
             return self.tensors
         rest, whole = self.tensors.split(index)

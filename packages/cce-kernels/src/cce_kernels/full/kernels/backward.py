@@ -246,11 +246,13 @@ def launch_backward(
     if in_fp32:
         run = min(number, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
     for first_tile in range(0, number, run):
-        rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
-        full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
-            hidden, *stream, weight, split_parts(rows) if in_fp32 else weight, weight if bias is None else bias,
+        first_row = first_tile * tiles.block_v
+        rows = min(run * tiles.block_v, num_items - first_row)
+        held = split_parts(weight[first_row : first_row + rows]) if in_fp32 else weight
+        full_backward_kernel[-(-rows // tiles.block_v), splits](
+            hidden, *stream, weight, held, weight if bias is None else bias,
             call.targets, lse2, pull, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
-            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, exponent_scale(call),
+            tokens_per_split, first_tile, rows, call.softcap or 1.0, exponent_scale(call),
             call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
             BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
             FILTER=call.filter_eps is not None, PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift,
