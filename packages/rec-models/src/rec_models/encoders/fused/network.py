@@ -38,7 +38,7 @@ from rec_models.encoders.fused.residual import (
 from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
 
-_PROGRAMS = 8  # per multiprocessor, of kernels that sum over places
+_PROGRAMS = 12  # per multiprocessor, of kernels that sum over places
 _MOST_BESIDE = 1 << 15  # places: the kernels of more leave nothing of a GPU idle
 
 

@@ -97,24 +97,6 @@ def norm_forward_kernel(
     tl.store(rstd_ptr + rows, rstd, mask=rows < num_rows)
 
 
-@triton.jit
-def _read(grad_out, stream, grad_later, mean_ptr, rstd_ptr, first, num_rows, D: tl.constexpr, BLOCK: tl.constexpr,
-          ROWS: tl.constexpr, HAS_LATER: tl.constexpr):  # fmt: skip
-    """What backward reads of a tile of rows: [ROWS, BLOCK], [ROWS, BLOCK], [ROWS], [ROWS], [ROWS, BLOCK]."""
-    rows = first + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
-    inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
-    places = rows.to(tl.int64)[:, None] * D + columns[None, :]
-    slope = tl.load(grad_out + places, mask=inside, other=0.0)
-    x = tl.load(stream + places, mask=inside, other=0.0)
-    mean = tl.load(mean_ptr + rows, mask=rows < num_rows, other=0.0)
-    rstd = tl.load(rstd_ptr + rows, mask=rows < num_rows, other=0.0)
-    later = x
-    if HAS_LATER:
-        later = tl.load(grad_later + places, mask=inside, other=0.0)
-    return slope, x, mean, rstd, later
-
-
 @triton.jit(do_not_specialize=["num_rows", "site"])
 def norm_backward_kernel(
     grad_out, grad_later, stream, items, from_end, mean_ptr, rstd_ptr, gain, seed_ptr, grad_stream, grad_branch,
@@ -129,19 +111,17 @@ def norm_backward_kernel(
     gain_sum = tl.zeros((ROWS, BLOCK), tl.float32)
     shift_sum = tl.zeros((ROWS, BLOCK), tl.float32)
     branch_sum = tl.zeros((ROWS, BLOCK), tl.float32)
-    begin, step = tl.program_id(0) * ROWS, tl.num_programs(0) * ROWS
-    # A tile is read before the work on the one before it: programs are few, and would wait for memory in each turn.
-    slope, x, mean, rstd, later = _read(
-        grad_out, stream, grad_later, mean_ptr, rstd_ptr, begin, num_rows, D, BLOCK, ROWS, HAS_LATER
-    )
-    for first in range(begin, num_rows, step):
+    for first in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
         rows = first + tl.arange(0, ROWS)
         inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
         places = rows.to(tl.int64)[:, None] * D + columns[None, :]
-        next_slope, next_x, next_mean, next_rstd, next_later = _read(
-            grad_out, stream, grad_later, mean_ptr, rstd_ptr, first + step, num_rows, D, BLOCK, ROWS, HAS_LATER
-        )
-        slope = slope.to(tl.float32)
+        slope = tl.load(grad_out + places, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(stream + places, mask=inside, other=0.0)
+        mean = tl.load(mean_ptr + rows, mask=rows < num_rows, other=0.0)
+        rstd = tl.load(rstd_ptr + rows, mask=rows < num_rows, other=0.0)
+        later = x
+        if HAS_LATER:
+            later = tl.load(grad_later + places, mask=inside, other=0.0)
         unit = tl.where(inside, (x - mean[:, None]) * rstd[:, None], 0.0)
         gain_sum += slope * unit
         shift_sum += slope
@@ -165,7 +145,6 @@ def norm_backward_kernel(
         else:
             tl.store(grad_branch + places, grad.to(grad_branch.dtype.element_ty), mask=inside)
         branch_sum += grad
-        slope, x, mean, rstd, later = next_slope, next_x, next_mean, next_rstd, next_later
     mine = sums + tl.program_id(0) * sums_stride + columns
     tl.store(mine, tl.sum(gain_sum, 0), mask=columns < D)
     tl.store(mine + D, tl.sum(shift_sum, 0), mask=columns < D)
