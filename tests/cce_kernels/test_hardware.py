@@ -11,11 +11,8 @@ from cce_kernels import hardware, inputs, validation
 @pytest.fixture(params=[("Tesla V100", 7), ("Tesla T4", 7), ("NVIDIA A10", 8), ("NVIDIA H100", 9)], ids=lambda x: x[0])
 def gpu(request, monkeypatch):
     name, major = request.param
-    properties = SimpleNamespace(name=name, major=major, minor=0, multi_processor_count=80)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    hardware.device_properties.cache_clear()
-    yield name, major >= 8
-    hardware.device_properties.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name=name, major=major, minor=0))
+    return name, major >= 8
 
 
 def fake(width=64):

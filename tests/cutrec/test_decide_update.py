@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cutrec.config import from_mapping, model_settings, read_yaml, training_settings
+from cutrec.config import from_mapping, model_settings, read_yaml
 from cutrec.config_point import Config, as_written
 from cutrec.decide import Facts, decide
-from cutrec.decide_update import LEARNING_RATE, decide_update, for_update
+from cutrec.decide_update import EPOCHS, LEARNING_RATE, decide_update, for_update
 from cutrec.errors import ConfigError
 from cutrec.nested import nest
 from tests.small_log import ROOT
@@ -34,12 +34,11 @@ def test_the_network_is_that_of_the_model_and_training_is_short(trained: dict):
     for key in ("loss", "backbone.hidden", "backbone.blocks", "max_seq_len", "batch_size", "train.window"):
         assert as_written(point)[key] == trained[key]
     assert model_settings(point).hidden == trained["backbone.hidden"]
-    assert training_settings(point).max_epochs < trained["train.max_epochs"]
     assert {decision.key for decision in decisions} >= {"train.max_epochs", "train.learning_rate", "backbone.hidden"}
     assert point.train.learning_rate == trained["train.learning_rate"] == LEARNING_RATE
     slower = decide_update(of_update(), FACTS, trained | {"train.learning_rate": 1e-4}, 0.25)[0]
     assert slower.train.learning_rate == LEARNING_RATE
-    assert decide_update(of_update(), FACTS, trained, 1.0)[0].train.max_epochs < point.train.max_epochs
+    assert point.train.max_epochs == decide_update(of_update(), FACTS, trained, 1.0)[0].train.max_epochs == EPOCHS
     assert decide_update(of_update(), FACTS, trained, None)[0].train.max_epochs == trained["train.max_epochs"]
 
 

@@ -1,5 +1,6 @@
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,21 @@ def test_a_pass_is_the_rest_of_the_epoch(tiny):
     whole, rest = steps_of(tiny, position=(2, 0)), steps_of(tiny, position=(2, 4))
     assert len(rest) == 2
     assert all(torch.equal(a.items, b.items) for a, b in zip(rest, whole[4:], strict=True))
+
+
+@pytest.mark.parametrize(("count", "found"), [(5, "5 batches"), (7, "more batches")])
+def test_a_rank_with_another_number_of_batches_than_it_says_is_refused(tiny, count, found):
+    """The others would wait for it."""
+
+    class Other(tiny.TinyBatches):
+        def __len__(self):
+            return 6
+
+    ranks = SimpleNamespace(rank=1, agree=lambda numbers: (tuple(numbers),) * 2)
+    taken = Prefetcher(Other(count=count), 1, pin=False, ranks=ranks).epoch(2, 3)
+    with pytest.raises(ValueError, match=f"train_batches: found {found} of rank 1 in epoch 3, allowed: 6, its length"):
+        list(taken)
+    assert len(list(Prefetcher(Other(count=6), 1, pin=False, ranks=ranks).epoch(2, 3))) == 3
 
 
 def test_a_thread_hands_over_everything_in_order():

@@ -19,11 +19,8 @@ def is_ampere_or_newer(device: torch.device) -> bool:
 
     Older ones have no bf16 and no flash attention, and Triton multiplies matrices there without tensor cores.
     """
-    if device.type != "cuda":
-        return False
-    if torch.compiler.is_compiling():  # which takes this call for a constant, and warns of a cached function
-        return torch.cuda.get_device_properties(device).major >= 8
-    return device_properties(device.index or 0)[0] >= 80
+    # Not `device_properties`: torch.compile takes this call for a constant, and warns of a cached function.
+    return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
 
 
 def is_interpreted(device: torch.device) -> bool:

@@ -21,10 +21,8 @@ SHAPES = (
     "backbone.activation", "backbone.norm",
 )  # fmt: skip
 """The keys that the weights depend on."""
-EPOCHS = 4
+EPOCHS = 3
 """Epochs of an update; each reads every example with new events, and as many others."""
-PASSES = 3.0
-"""The most examples that an update reads, as a multiple of all examples of the histories."""
 PATIENCE = 2
 LEARNING_RATE = 0.001
 """The least learning rate: with the 0.0005 of short histories, a few epochs teach too little about new items."""
@@ -69,13 +67,12 @@ def decide_update(
 def _schedule(share: float, trained: Mapping[str, Any]) -> tuple[Decision, ...]:
     """The values of `SCHEDULE`."""
     usual, averaging = trained["train.learning_rate"], trained["train.averaging"]
-    epochs = max(1, min(EPOCHS, round(PASSES / share)))
-    reason = f"an epoch reads {share:.0%} of the examples"
+    reason = "an update has few epochs"
     return (
-        Decision("train.max_epochs", epochs, reason),
-        Decision("train.patience", PATIENCE, f"there are {epochs} epochs"),
+        Decision("train.max_epochs", EPOCHS, f"an epoch reads {share:.0%} of the examples"),
+        Decision("train.patience", PATIENCE, reason),
         Decision("train.learning_rate", max(usual, LEARNING_RATE), f"the model was trained with {usual:g}"),
-        Decision("train.averaging", min(averaging, AVERAGING), f"there are {epochs} epochs"),
+        Decision("train.averaging", min(averaging, AVERAGING), reason),
     )
 
 

@@ -110,8 +110,14 @@ class Prefetcher:
                 yield step, asked
 
     def _read(self, epoch: int, start: int) -> Generator[tuple[Batch, Asked | None]]:
-        for batch in self.batches.epoch(epoch, start=start):
+        found, expected = start, len(self.batches)
+        for found, batch in enumerate(self.batches.epoch(epoch, start=start), start + 1):
+            if self.ranks is not None and found > expected:
+                break
             yield batch, None if self.rows is None else Asked.of(batch.items.cpu().numpy(), self.rows)
+        if self.ranks is not None and found != expected:  # the other ranks would wait for it forever
+            place = f"{'more' if found > expected else found} batches of rank {self.ranks.rank} in epoch {epoch + 1}"
+            raise ValueError(f"train_batches: found {place}, allowed: {expected}, its length")
 
 
 def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
