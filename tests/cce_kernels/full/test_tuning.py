@@ -34,10 +34,10 @@ def test_no_block_is_wider_than_wanted(dim: int, expected: tuple[int, int]) -> N
     ("programs", "partial_mib", "expected"),
     [
         (132, 1, 1),  # one wave, full
-        (256, 32, 1),  # two waves, nearly full; the sums of two parts would be too large anyway
+        (256, 32, 1),  # two waves, nearly full
         (2, 1, 16),  # a chip nearly empty: as many parts as there may be
-        (133, 1, 10),  # one program more than a wave: 1330 programs in 11 waves instead of 133 in 2
-        (133, 24, 2),  # ... but memory allows two parts only
+        (133, 1, 7),  # one program more than a wave: 931 programs in 8 waves instead of 133 in 2
+        (133, 48, 2),  # ... but memory allows two parts only
     ],
 )
 def test_splits_fill_the_chip(programs: int, partial_mib: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ _FULL_FP32_SM90 = {
     256: (FullTiles(64, 64, 4, 1), FullTiles(64, 64, 4, 1)),
 }
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)
-MAX_PARTIAL_BYTES = 48 << 20
+MAX_PARTIAL_BYTES = 96 << 20
 MAX_SPLITS = 16
 SMALL_SCORES = 1 << 24
 
@@ -113,7 +113,7 @@ def full_splits(device: torch.device, programs: int, streamed: int, num_warps: i
 
     `programs` and `streamed` count the tiles of the side that is held and of the one that is streamed. A multiprocessor
     holds 8 warps that use all registers. Merging costs time, so ties go to few splits; the fp32 sums of all splits,
-    `partial_bytes` each, stay within 48 MiB.
+    `partial_bytes` each, stay within 96 MiB.
     """
     if hardware.is_interpreted(device):
         return 1
@@ -121,7 +121,7 @@ def full_splits(device: torch.device, programs: int, streamed: int, num_warps: i
     best, best_cost = 1, float("inf")
     for splits in range(1, max(1, min(MAX_SPLITS, streamed // 8, MAX_PARTIAL_BYTES // partial_bytes)) + 1):
         waves = -(-programs * splits // slots)
-        cost = waves * slots / (programs * splits) * (1 + 0.01 * splits)
+        cost = waves * slots / (programs * splits) * (1 + 0.02 * splits)
         if cost < best_cost - 1e-9:
             best, best_cost = splits, cost
     return best

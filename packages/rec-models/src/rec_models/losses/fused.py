@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels import BCE, GBCE, InBatch, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
-from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
+from cce_kernels.full.tuning import MAX_SPLITS
 from cce_kernels.sampled.kernels.state import copy_pays
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from rec_models.losses.base import Builder, Loss, LossContext
@@ -96,8 +96,11 @@ def cce_cost(size: LossSize) -> LossCost:
 
 
 def _split_sums(elements: float) -> float:
-    """Bytes of the fp32 sums of a pass that `cce_kernels.full.tuning.full_splits` may split to fill the GPU."""
-    parts = min(MAX_SPLITS, int(MAX_PARTIAL_BYTES / max(4 * elements, 1)))
+    """Bytes of the fp32 sums of a pass that `cce_kernels.full.tuning.full_splits` may split to fill the GPU.
+
+    They may take twice these bytes, but measured peaks do not rise with them (TUNING.md): other moments are worse.
+    """
+    parts = min(MAX_SPLITS, int((48 << 20) / max(4 * elements, 1)))
     return 4 * elements * parts if parts > 1 else 0.0
 
 

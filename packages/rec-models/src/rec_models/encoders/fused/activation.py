@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_COLUMNS, _ROWS, _WARPS = 256, 8, 4
+_COLUMNS, _ROWS, _WARPS = 256, 4, 2
 
 
 @triton.jit
@@ -28,6 +28,16 @@ def _gelu_slope(f):
     return tl.where(f > 0, 1.0 - tail, tail) + f * (0.3989422804014327 * bell)
 
 
+@triton.jit
+def _read(inner, grad, first, columns, num_rows, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Input and gradient of a tile of rows, [ROWS, COLUMNS] each."""
+    rows = first + tl.arange(0, ROWS)
+    inside = (rows < num_rows)[:, None] & (columns < WIDTH)[None, :]
+    places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+    f = tl.load(inner + places, mask=inside, other=0.0)
+    return f, tl.load(grad + places, mask=inside, other=0.0)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def activation_backward_kernel(
     inner, grad, sums, num_rows, sums_stride, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
@@ -36,18 +46,21 @@ def activation_backward_kernel(
     """Grid (programs, blocks of columns); the gradient [T, WIDTH] is replaced in place, sums [programs, WIDTH]."""
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+    begin, step = tl.program_id(0) * ROWS, tl.num_programs(0) * ROWS
+    f, slope = _read(inner, grad, begin, columns, num_rows, WIDTH, ROWS)
+    for first in range(begin, num_rows, step):  # a tile is read before the work on the one before it
+        next_f, next_slope = _read(inner, grad, first + step, columns, num_rows, WIDTH, ROWS)
         rows = first + tl.arange(0, ROWS)
         inside = (rows < num_rows)[:, None] & (columns < WIDTH)[None, :]
         places = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
-        f = tl.load(inner + places, mask=inside, other=0.0).to(tl.float32)
-        slope = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+        f, slope = f.to(tl.float32), slope.to(tl.float32)
         if GELU:
             slope *= _gelu_slope(f)
         else:
             slope = tl.where(f > 0, slope, 0.0)
         tl.store(grad + places, slope.to(grad.dtype.element_ty), mask=inside)
         total += slope
+        f, slope = next_f, next_slope
     tl.store(sums + tl.program_id(0) * sums_stride + columns, tl.sum(total, 0), mask=columns < WIDTH)
 
 

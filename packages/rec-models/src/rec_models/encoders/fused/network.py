@@ -27,6 +27,7 @@ from rec_models.encoders.fused.attention import (
     launch_attention_forward,
     num_tiles,
 )
+from rec_models.encoders.fused.beside import Beside
 from rec_models.encoders.fused.residual import (
     Dropout,
     Embeddings,
@@ -37,7 +38,8 @@ from rec_models.encoders.fused.residual import (
 from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
 
-_PROGRAMS = 8  # per multiprocessor, of kernels that sum over places
+_PROGRAMS = 12  # per multiprocessor, of kernels that sum over places
+_MOST_BESIDE = 1 << 15  # places: the kernels of more leave nothing of a GPU idle
 
 
 class Plan(NamedTuple):
@@ -158,24 +160,25 @@ class _Network(torch.autograd.Function):
         last = Dropout(seed, 2 * num_blocks, plan.dropout)
         grad_branch = torch.empty_like(grad, dtype=plan.products)
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
+        beside = Beside(grad.device, pays=grad.shape[0] <= _MOST_BESIDE)
         gradients: list[tuple[Tensor, ...]] = []  # of each block's four matrices, the last block first
         for number in reversed(range(num_blocks)):
             block, had, mine = weights[number], ctx.kept.pop(), block_sums[number]
             norm1_sums, norm2_sums, inner_sums = mine.split([3 * width, 3 * width, inner_width], dim=1)
-            outer = _weight_gradient(grad_branch, had.active)
+            outer = beside.run(_weight_gradient, grad_branch, had.active)
             grad_inner = grad_branch @ block.outer
             launch_activation_backward(had.inner, grad_inner, inner_sums, plan.activation)
-            inner = _weight_gradient(grad_inner, had.normed2)
+            inner = beside.run(_weight_gradient, grad_inner, had.normed2)
             grad_branch = torch.empty_like(grad_branch)
             grad_stream = launch_norm_backward(
                 grad_inner @ block.inner, grad_stream, Normed(had.stream2, had.normed2, had.mean2, had.rstd2),
                 block.norm2, Dropout(seed, 2 * number + 1, plan.dropout), norm2_sums, grad_branch,
             )  # fmt: skip
-            out = _weight_gradient(grad_branch, had.attended)
+            out = beside.run(_weight_gradient, grad_branch, had.attended)
             grad_qkv = launch_attention_backward(
                 had.qkv, had.attended, had.lse, grad_branch @ block.out, layout, plan.heads, project_sums[number]
             )
-            project = _weight_gradient(grad_qkv, had.normed1)
+            project = beside.run(_weight_gradient, grad_qkv, had.normed1)
             into: Tensor | Embeddings
             into = grad_branch = torch.empty_like(grad_branch, dtype=plan.products if number else torch.float32)
             if number == 0 and ctx.start is not None:
@@ -186,6 +189,8 @@ class _Network(torch.autograd.Function):
                 block.norm1, Dropout(seed, 2 * number, plan.dropout), norm1_sums, into, first=number == 0,
             )  # fmt: skip
             gradients.append((project, out, inner, outer))
+            beside.end_block()
+        beside.join()
         # The bias of a branch has the sum of its gradient, which the norm after it made.
         total, biases = column_sums(sums), column_sums(tile_sums).split(3 * width)
         found: list[Tensor] = []

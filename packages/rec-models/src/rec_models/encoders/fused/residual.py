@@ -29,7 +29,7 @@ from torch import Tensor
 from rec_models.encoders.fused.dropout import scale_kept
 
 _FORWARD = 1024, 4  # elements of a tile, and its warps
-_BACKWARD = 512, 2
+_BACKWARD = 512  # elements of a tile, all in one warp: the sums of a row need no barrier
 
 
 class Normed(NamedTuple):
@@ -78,16 +78,19 @@ def norm_forward_kernel(
         x += tl.load(positions + place[:, None] * D + columns[None, :], mask=inside, other=0.0)
     else:
         x = tl.load(branch + places, mask=inside, other=0.0).to(tl.float32)
+    before = x
+    if HAS_STREAM:
+        before = tl.load(stream + places, mask=inside, other=0.0)
+    weights = tl.load(gain + columns, mask=columns < D, other=0.0)
+    added = tl.load(shift + columns, mask=columns < D, other=0.0)
     if PROBABILITY > 0:
         x = scale_kept(x, tl.load(seed_ptr), site, rows, PROBABILITY, ROWS, BLOCK)
     if HAS_STREAM:
-        x += tl.load(stream + places, mask=inside, other=0.0)
+        x += before
     tl.store(out_stream + places, x, mask=inside)
     mean = tl.sum(x, 1) / D
     centred = tl.where(inside, x - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / D + eps)
-    weights = tl.load(gain + columns, mask=columns < D, other=0.0)
-    added = tl.load(shift + columns, mask=columns < D, other=0.0)
     normed = centred * rstd[:, None] * weights[None, :] + added[None, :]
     tl.store(out + places, normed.to(out.dtype.element_ty), mask=inside)
     tl.store(mean_ptr + rows, mean, mask=rows < num_rows)
@@ -116,6 +119,9 @@ def norm_backward_kernel(
         x = tl.load(stream + places, mask=inside, other=0.0)
         mean = tl.load(mean_ptr + rows, mask=rows < num_rows, other=0.0)
         rstd = tl.load(rstd_ptr + rows, mask=rows < num_rows, other=0.0)
+        later = x
+        if HAS_LATER:
+            later = tl.load(grad_later + places, mask=inside, other=0.0)
         unit = tl.where(inside, (x - mean[:, None]) * rstd[:, None], 0.0)
         gain_sum += slope * unit
         shift_sum += slope
@@ -124,7 +130,7 @@ def norm_backward_kernel(
         level = tl.sum(slope, 1) / D
         grad = (slope - level[:, None] - unit * along[:, None]) * rstd[:, None]
         if HAS_LATER:
-            grad += tl.load(grad_later + places, mask=inside, other=0.0)
+            grad += later
         if HAS_STREAM:
             tl.store(grad_stream + places, grad, mask=inside)
         if PROBABILITY > 0:
@@ -191,13 +197,13 @@ def launch_norm_backward(
     embeds = isinstance(grad_branch, Embeddings)
     into, items, from_end, positions, factor = _places(grad_branch)
     num_rows, width = grad_out.shape
-    block, rows = _tile(width, _BACKWARD[0])
+    block, rows = _tile(width, _BACKWARD)
     stream = None if first else torch.empty_like(normed.stream)
     norm_backward_kernel[(sums.shape[0],)](
         grad_out, grad_out if grad_later is None else grad_later, normed.stream, items, from_end, normed.mean,
         normed.rstd, gain, dropout.seed, into if stream is None else stream, into, positions, sums, num_rows,
         dropout.site, factor, sums.stride(0),
         D=width, BLOCK=block, ROWS=rows, HAS_LATER=grad_later is not None, HAS_STREAM=not first, EMBEDS=embeds,
-        PROBABILITY=dropout.probability, num_warps=_BACKWARD[1],
+        PROBABILITY=dropout.probability, num_warps=max(1, block // _BACKWARD),
     )  # fmt: skip
     return stream
