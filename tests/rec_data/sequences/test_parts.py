@@ -67,3 +67,22 @@ def test_a_log_that_cannot_be_divided_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"user_id": [1], "item_id": [2]}), log)
     with pytest.raises(DataError, match=r"^log .* has no column 'timestamp'$"):
         write_chunks(log, Part(1, 2), tmp_path, of=1, wanted=[1])
+
+
+def test_a_log_that_is_divided_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(1).integers(0, 2**62, 400_000)  # do not compress: 3.2 MB per column
+    log = tmp_path / "log.parquet"
+    pq.write_table(pa.table([values] * 3, names=parts.COLUMNS), log, row_group_size=4_000, use_dictionary=False)
+    assert log.stat().st_size > 9e6
+    monkeypatch.setattr(parts, "_ROWS", 4_000)
+    used = []
+
+    def hashes(users: pa.Array) -> np.ndarray:
+        used.append(pa.total_allocated_bytes())
+        return hash_ids_of(users)
+
+    monkeypatch.setattr(parts, "hash_ids_of", hashes)
+    before = pa.total_allocated_bytes()
+    write_chunks(log, Part(1, 2), tmp_path, of=1_000, wanted=[1])
+    assert len(used) == 100
+    assert max(used) - before < 3e6

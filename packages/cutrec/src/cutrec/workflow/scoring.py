@@ -181,7 +181,7 @@ def _count(path: Path) -> tuple[int, int]:
         StageError: the file is damaged.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             counted = [
                 pc.sum(pc.equal(batch.column(0), 1)).as_py() or 0 for batch in file.iter_batches(columns=["rank"])
             ]

@@ -93,7 +93,7 @@ def _records(file: Iterable[str]) -> Iterator[tuple[list[str], str]]:
 def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a parquet file, whose pages are compared with their checksums if they have some."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error

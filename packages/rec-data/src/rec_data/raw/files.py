@@ -66,7 +66,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
     for path in paths:
         try:
             with (
-                pq.ParquetFile(path, page_checksum_verification=True) as file,
+                pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file,
                 progress(f"check {path.name}", file.metadata.num_rows, "rows") as bar,
             ):
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):

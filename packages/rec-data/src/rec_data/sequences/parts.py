@@ -81,7 +81,8 @@ def count_rows(log: Path) -> int:
 def write_chunks(log: Path, part: Part, out: Path, *, of: int, wanted: Collection[int]) -> dict[int, Path]:
     """Write the events of a part of the users as one log per chunk, in one pass over the whole log.
 
-    Memory: about a million rows of the log, and what Parquet buffers for each chunk.
+    Memory: about a million rows of the log, and what Parquet buffers for each chunk. Without
+    ``pre_buffer=False`` pyarrow would keep all that it has read.
 
     Args:
         log: A parquet file with ``user_id``, ``item_id`` and ``timestamp``.
@@ -97,7 +98,7 @@ def write_chunks(log: Path, part: Part, out: Path, *, of: int, wanted: Collectio
         DataError: The log cannot be read, or lacks a column.
     """
     try:
-        with pq.ParquetFile(log) as file, ExitStack() as stack:
+        with pq.ParquetFile(log, pre_buffer=False) as file, ExitStack() as stack:
             if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
                 raise DataError(f"log {log} has no column {missing[0]!r}")
             schema = pa.schema([file.schema_arrow.field(name) for name in COLUMNS])

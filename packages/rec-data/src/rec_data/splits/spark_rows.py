@@ -96,7 +96,7 @@ def encode_on_spark(
 def read_in_order(folder: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a sorted folder that Spark wrote, whose files are in the order of their names."""
     for path in sorted(folder.glob("part-*.parquet")):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             yield from file.iter_batches(1 << 20, columns=columns)
 
 
