@@ -173,14 +173,18 @@ def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
 
 
 def optimizer(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
-    """The calls that launch the kernel of rec_models: a table in fp32, moments in the dtype."""
+    """The calls that launch the kernels of rec_models: a table in fp32, moments in the dtype, and fp32 tensors."""
     from rec_models.optim.adam_rows import launch_adam_rows
+    from rec_models.optim.adam_tensors import launch_adam_tensors
 
     group = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.0}
     table, first = torch.zeros(V, dim), torch.zeros(V, dim, dtype=getattr(torch, dtype))
     if dtype != "float16":
         for second in (first,) if dtype == "float32" else (first, torch.zeros(V, 1)):
             yield "Adam", lambda x=second: launch_adam_rows(table, table, first, x, torch.zeros(1), group)
+    if dtype == "float32":
+        tensors = [table, table[0]]
+        yield "Adam", lambda: launch_adam_tensors(*[tensors] * 4, [torch.zeros(())] * 2, group)
 
 
 def network(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
