@@ -9,7 +9,8 @@ HEADER = """\
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 GPU_HEADER = """
-The same on an {gpu} (`--device cuda`), with one list per request and with many:
+The same on an {gpu} (`--device cuda`), with one list per request and with many. A GPU multiplies in bf16, so its
+recall is that to float32:
 
 | items | lists per request | p50 | p99 | lists/s | server's memory | of the GPU | recall@10 |
 |--:|--:|--:|--:|--:|--:|--:|--:|
