@@ -1,6 +1,7 @@
 """Lists for all users by parts: the same as without parts, resumable, and never mixed with others."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cutrec.errors import StageError
 from cutrec.workflow import history_sources
 from cutrec.workflow.history_sources import LogSource
 from cutrec.workflow.recommend import recommend
-from cutrec.workflow.scoring import Scored, score_part
+from cutrec.workflow.scoring import Scored, give_back_memory, score_part
 from rec_data.sequences.histories import read_histories
 from rec_data.sequences.parts import Part
 from rec_models.config import ModelSettings
@@ -151,3 +152,20 @@ def test_more_chunks_than_files_that_can_be_open_are_refused(encoder: Encoder, t
     with pytest.raises(StageError, match=r"^--part: found 300 chunks in part 1 of 1, allowed: 256; take more parts or"):
         score(encoder, log, tmp_path / "out", Part(1, 1), chunk_events=1)
     assert not list((tmp_path / "out").iterdir())
+
+
+def resident_mb() -> float:
+    """Resident memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_memory_between_what_is_kept_is_given_back():
+    tensors = [torch.ones(20_000) for _ in range(2_000)]  # 160 MB in pieces that glibc takes from its heap
+    kept = tensors[::100]
+    del tensors
+    before = resident_mb()
+    give_back_memory()
+    assert resident_mb() < before - 100
+    assert all(float(tensor[0]) == 1.0 for tensor in kept)
