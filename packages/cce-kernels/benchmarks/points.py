@@ -83,7 +83,7 @@ TWINS = {
     "beauty": (6144, 176450), "movielens_20m": (20992, 15405), "gowalla": (41472, 290000),
     "zvuk": (115584, 893022), "30music": (85504, 900000),
 }  # fmt: skip
-# What peers.py measures, by table. Targets are popular items whose ids are spread, but for the "sorted" points.
+# What peers.py measures, by table. Targets are popular items whose ids are spread, except at the points "sorted".
 PEERS = {
     # Each twin at its own V, and at the next multiple of 256 for the kernels that require one.
     "twins": [

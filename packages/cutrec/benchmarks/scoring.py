@@ -126,6 +126,16 @@ def revision() -> str:
     return os.environ.get("REVISION") or asked.stdout.strip() or "unknown"
 
 
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV, which gets its header when it is new."""
+    is_new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def main() -> None:
     """Make the log, run the variants one after another, print and keep their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,12 +188,7 @@ def main() -> None:
             row |= measured | {"load": round(os.getloadavg()[0], 1)} | late
             print(json.dumps(row), flush=True)
             if options.csv:
-                fresh = not options.csv.is_file()
-                with options.csv.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
+                add_row(options.csv, row)
 
 
 if __name__ == "__main__":

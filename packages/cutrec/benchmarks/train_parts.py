@@ -14,7 +14,6 @@ that read and bytes read are those of the loop.
 """
 
 import argparse
-import csv
 import ctypes
 import json
 import os
@@ -27,6 +26,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from scoring import add_row
 
 CACHES = ("warm", "start", "epoch", "batch")
 ITEMS = 20_000
@@ -196,12 +197,7 @@ def main() -> None:
         }
         print(json.dumps(row), flush=True)
         if options.csv:
-            fresh = not options.csv.is_file()
-            with options.csv.open("a", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+            add_row(options.csv, row)
 
 
 if __name__ == "__main__":

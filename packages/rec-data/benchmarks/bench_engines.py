@@ -11,14 +11,13 @@ be sorted again. Each runs in a process of its own, DuckDB with a limit of memor
 """
 
 import argparse
-import csv
 import os
 import platform
 import shutil
 import sys
 from pathlib import Path
 
-from bench_spark import make_log, measured
+from bench_spark import add_row, make_log, measured
 
 PARTS = 8
 
@@ -90,12 +89,7 @@ def main() -> None:
         }
         print(row, flush=True)
         if options.csv:
-            fresh = not options.csv.exists()
-            with options.csv.open("a", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+            add_row(options.csv, row)
     shutil.rmtree(to)
 
 

@@ -78,6 +78,16 @@ def measured(command: list[str]) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "cpu_seconds": round(used, 1), "peak_gib": round(peak / 2**30, 2)}
 
 
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV, which gets its header when it is new."""
+    is_new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def main() -> None:
     """Split both ways and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -13,7 +13,6 @@ mapped files that the system could take back. The disk is the most that the fold
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -23,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from bench_spark import make_log, measured
+from bench_spark import add_row, make_log, measured
 
 
 def split(memory: str, folder: Path, parts: int | None) -> None:
@@ -121,12 +120,7 @@ def main() -> None:
         }
         print(row, flush=True)
         if options.csv:
-            fresh = not options.csv.exists()
-            with options.csv.open("a", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+            add_row(options.csv, row)
     shutil.rmtree(out)
 
 

@@ -96,7 +96,7 @@ class TableAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def _update_others(self, group: dict[str, Any]) -> None:
-        """All of a group that have a gradient, but the table, in one launch on an Ampere or newer, else by torch."""
+        """All of a group that have a gradient, except the table, in one launch on an Ampere or newer, else by torch."""
         found: list[list[Tensor]] = [[] for _ in range(6)]
         self._init_group(group, *found)  # type: ignore[no-untyped-call]
         tensors, grads, firsts, seconds, _, steps = found
