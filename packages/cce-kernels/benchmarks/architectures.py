@@ -65,6 +65,7 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     """The calls that launch the kernels of this package at a width and dtype: name and function."""
     from cce_kernels import BCE, Popularity, linear_cross_entropy, sampled_linear_cross_entropy
     from cce_kernels.full.call import FullCall
+    from cce_kernels.full.chunked_impl import full_chunked
     from cce_kernels.full.small_impl import full_small
     from cce_kernels.full.tuning import widest
 
@@ -81,9 +82,11 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     if dim <= widest(hidden.dtype):
         for options in full:
             yield "full", lambda x=options: linear_cross_entropy(*inputs, impl="triton", **x).backward()
+    call = FullCall(hidden, weight, None, inputs[2], -100, None, 1.0, None, True)
     if dtype == "bfloat16" and dim == DIMS[0]:  # its kernels see no vectors
-        call = FullCall(hidden, weight, None, inputs[2], -100, None, 1.0, None, True)
         yield "full, small", lambda: full_small(call, "mean")[0].backward()
+    if dtype == "bfloat16" and dim == DIMS[-1]:  # tuning.is_chunked
+        yield "full, chunked", lambda: full_chunked(call, "mean")[0].backward()
     for sharing in ("tile", "none"):
         for options in sampled:
             given = {"num_negatives": N, "seed": 1, "sharing": sharing, "impl": "triton", **options}

@@ -119,7 +119,10 @@ def make_inputs(point: Point, device: str = "cuda") -> Inputs:
     if point.popularity == "uniform":
         targets = torch.randint(0, point.items, (point.tokens,), device=device, generator=generator)
     else:
-        targets = item_counts(point, device).multinomial(point.tokens, replacement=True, generator=generator)
+        # Not `multinomial`, whose sums on a GPU differ from run to run: processes must draw the same targets.
+        upto = item_counts(point, device).double().cpu().cumsum(0).to(device)
+        places = torch.rand(point.tokens, device=device, dtype=torch.float64, generator=generator)
+        targets = torch.searchsorted(upto, places * upto[-1]).clamp_(max=point.items - 1)
     weight_dtype = getattr(torch, point.weight_dtype)
     weight = torch.empty(point.items, point.dim, device=device, dtype=weight_dtype).normal_(generator=generator)
     hidden = torch.randn(point.tokens, point.dim, device=device, generator=generator)

@@ -173,6 +173,8 @@ def linear_cross_entropy(
         run = full_reference
         if use_triton and impl == "auto" and tuning.is_small(call):
             from cce_kernels.full.small_impl import full_small as run
+        elif use_triton and impl == "auto" and within != "none" and not return_lse and tuning.is_chunked(call):
+            from cce_kernels.full.chunked_impl import full_chunked as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
         loss, lse, predicted = run(call, within)

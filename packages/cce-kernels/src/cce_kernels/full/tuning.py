@@ -33,6 +33,19 @@ class FullTiles:
         return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
 
 
+@dataclass(frozen=True)
+class ChunkTiles:
+    """Tile of tokens x tile of items x columns at a time of the product that writes numerators (numerators.py)."""
+
+    block_m: int
+    block_v: int
+    block_d: int
+    num_warps: int
+    num_stages: int
+    programs: int  # that share a multiprocessor
+    tma: bool = False
+
+
 # Largest dimension -> tiles (forward, backward), 16-bit operands. sm_90: measured on an H100 (TUNING.md).
 _FULL_SM90 = {
     64: (FullTiles(64, 64, 4, 5, 128, tma=True), FullTiles(128, 64, 4, 3, 168, tma=True)),
@@ -68,9 +81,14 @@ _FULL_FP32_SM90 = {
     256: (FullTiles(64, 64, 4, 1), FullTiles(64, 64, 4, 1)),
 }
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)
+_CHUNK_SM90 = ChunkTiles(128, 128, 64, 4, 3, 2, tma=True)  # measured on an H200 (TUNING.md)
+_CHUNK_SAFE = ChunkTiles(64, 64, 32, 4, 2, 2)  # 16 KiB of shared memory; not measured
+_CHUNK_INTERPRETER = ChunkTiles(16, 16, 16, 4, 1, 1)
 MAX_PARTIAL_BYTES = 96 << 20
 MAX_SPLITS = 16
 SMALL_SCORES = 1 << 24
+CHUNK_TOKENS = 1024
+CHUNK_BYTES = 512 << 20
 
 
 def widest(dtype: torch.dtype) -> int:
@@ -79,14 +97,44 @@ def widest(dtype: torch.dtype) -> int:
 
 
 def is_small(call: FullCall) -> bool:
-    """Whether scores that exist are faster than a fused pass: measured on an H200, by CUDA graph and from Python.
+    """Whether scores that exist are faster than a fused pass: measured on an H200, by CUDA graph and from Python."""
+    return _is_plain(call) and 0 < call.hidden.shape[0] * call.weight.shape[0] <= SMALL_SCORES
 
-    Not for fp16, whose gradients have no exponents to spare. A compiled graph is one for all numbers of tokens.
+
+def is_chunked(call: FullCall) -> bool:
+    """Whether a mean or sum whose gradients are wanted goes by chunks of tokens.
+
+    At D 512 the sums of the fused kernels fill the registers: 36.7 ms where chunks take 25 to 27 on an H200. Narrower
+    ones win up to D 320, where they need no memory either, and chunks pay for every item once whatever their tokens.
+    Where `is_small` is not for a dtype or a graph, this is not either.
     """
+    plain = _is_plain(call) and not call.with_predicted
+    wanted = torch.is_grad_enabled() and call.weight.requires_grad
+    return plain and wanted and call.hidden.shape[0] >= CHUNK_TOKENS and call.hidden.shape[1] > 320
+
+
+def _is_plain(call: FullCall) -> bool:
+    """Whether plain products may do: not in fp16, which has no exponents to spare, or in a compiled graph."""
     plain = call.bias is None and call.softcap is None and call.filter_eps is None
-    if not plain or call.hidden.dtype != torch.bfloat16 or torch.compiler.is_compiling():
-        return False
-    return 0 < call.hidden.shape[0] * call.weight.shape[0] <= SMALL_SCORES
+    return plain and call.hidden.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+
+
+def chunk_tokens(num_items: int) -> int:
+    """Tokens of a chunk, a multiple of 128: their numerators take 512 MiB, or 2 KiB per item where that is more.
+
+    Every chunk reads and writes dW in fp32, so that small ones are slow: 42 ms with 512 tokens, 28 with 1,024, 26 with
+    2,048 and 25 with 4,096 (M 32,768, V 131,072, D 512, an H200).
+    """
+    return max(CHUNK_TOKENS, CHUNK_BYTES // (2 * num_items) // 128 * 128)
+
+
+def chunk_tiles(device: torch.device) -> tuple[ChunkTiles, int]:
+    """Tiles of the product that writes numerators, and how many programs share the device."""
+    if hardware.is_interpreted(device):
+        return _CHUNK_INTERPRETER, 3
+    architecture, multiprocessors = hardware.device_properties(device.index or 0)
+    tiles = _CHUNK_SM90 if architecture == 90 else _CHUNK_SAFE
+    return tiles, multiprocessors * tiles.programs
 
 
 def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[FullTiles, FullTiles]:

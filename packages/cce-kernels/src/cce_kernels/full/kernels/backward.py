@@ -35,7 +35,7 @@ from cce_kernels.full.kernels.state import (
     one_loop,
     stream_blocks,
 )
-from cce_kernels.full.kernels.targets import add_targets, first_from, sort_by_tile
+from cce_kernels.full.kernels.targets import PARTS, SLOTS, add_targets, first_from, sort_by_tile
 from cce_kernels.full.kernels.tiles import (
     as_operand,
     cap_scores,
@@ -53,9 +53,6 @@ from cce_kernels.full.tuning import FullTiles
 _P_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 _NEVER = tl.constexpr(2**31 - 1)
 _PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
-# Numbers of the dtype that add up to an fp32 number.
-_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
-_SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a token: the next power of two
 
 
 @triton.jit
@@ -256,7 +253,7 @@ def launch_backward(
             call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
             BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
             FILTER=call.filter_eps is not None, PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift,
-            PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            PARTS=PARTS[hidden.dtype], SLOTS=SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip

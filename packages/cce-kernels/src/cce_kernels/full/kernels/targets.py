@@ -12,6 +12,10 @@ from torch import Tensor
 
 from cce_kernels.full.kernels.tiles import as_operand, gather_rows, product
 
+# Numbers of the dtype that add up to an fp32 number.
+PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a token: the next power of two
+
 
 @triton.jit
 def first_from(ordered, number, value):
