@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_cases import DEVICES
 
-from cce_kernels import BCE, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels import BCE, autograd, linear_cross_entropy, sampled_linear_cross_entropy
 
 LOSSES = {
     "full": (linear_cross_entropy, {}),
@@ -114,7 +114,7 @@ def test_checkpointing_is_not_disturbed(leaves, impl, reentrant):
 @pytest.mark.parametrize("impl", ["triton", "reference"])
 @pytest.mark.parametrize("loss", ["full", "tile"])
 def test_the_operators_refuse_too(leaves, loss, impl, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # take the road through the operators
+    monkeypatch.setattr(autograd, "is_compiling", lambda: True)  # take the road through the operators
     value = loss_of(loss, impl, leaves)
     (gradient,) = torch.autograd.grad(value, leaves["hidden"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"cce_kernels[.:]+\w+_backward"):
@@ -158,7 +158,7 @@ def one_by_one(loss, impl, leaves, hidden):
 @pytest.mark.parametrize(("road", "dtype"), [("eager", torch.bfloat16), ("operators", torch.float32)])
 def test_backward_may_run_inside_autocast(leaves, loss, impl, road, dtype, monkeypatch, bf16_of_hardware):
     if road == "operators":
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(autograd, "is_compiling", lambda: True)
     more = {"deterministic": {"deterministic": True}, "bce": {"objective": BCE()}}.get(loss, {})
     loss = loss if loss in LOSSES else "tile"
     wanted, device = list(leaves.values()), leaves["weight"].device.type

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from cce_kernels.dtypes import without_autocast
 from cce_kernels.reduction import reduce_loss, upstream_of
@@ -98,7 +99,7 @@ class CustomLoss:
 
     def __call__(self, call: Any, reduction: str, *, eager_backward: Callable[..., Gradients] | None = None) -> Any:
         """The reduced loss, then the other values; `eager_backward` replaces `backward` and breaks a compiled graph."""
-        if torch.compiler.is_compiling() and eager_backward is None:
+        if is_compiling() and eager_backward is None:
             outputs = self.forward_operator(*call)
             loss, *others = (outputs,) if isinstance(outputs, Tensor) else outputs
             return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0], *others[: self.shown - 1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch.compiler import is_compiling
 
 from cce_kernels import hardware
 from cce_kernels.full.call import FullCall
@@ -88,6 +89,7 @@ MAX_PARTIAL_BYTES = 96 << 20
 MAX_SPLITS = 16
 SMALL_SCORES = 1 << 24
 CHUNK_TOKENS = 1024
+CHUNKED_ITEMS = 65_536
 CHUNK_BYTES = 512 << 20
 
 
@@ -102,21 +104,24 @@ def is_small(call: FullCall) -> bool:
 
 
 def is_chunked(call: FullCall) -> bool:
-    """Whether a mean or sum whose gradients are wanted goes by chunks of tokens.
+    """Whether a mean or sum whose gradients are wanted goes by chunks of tokens."""
+    wanted = torch.is_grad_enabled() and call.weight.requires_grad and not call.with_predicted
+    return wanted and chunks_pay(call.hidden.shape[0], *call.weight.shape) and _is_plain(call)
 
-    At D 512 the sums of the fused kernels fill the registers: 36.7 ms where chunks take 25 to 27 on an H200. Narrower
-    ones win up to D 320, where they need no memory either, and chunks pay for every item once whatever their tokens.
-    Where `is_small` is not for a dtype or a graph, this is not either.
+
+def chunks_pay(num_tokens: float, num_items: int, dim: int) -> bool:
+    """Whether chunks of tokens are faster than a fused pass: measured on an H200 (TUNING.md).
+
+    Above D 320 the sums of the fused kernels fill the registers. Narrower vectors need no chunks, nor their memory; few
+    items leave the plain products little to do, and few tokens the reading and writing of dW much.
     """
-    plain = _is_plain(call) and not call.with_predicted
-    wanted = torch.is_grad_enabled() and call.weight.requires_grad
-    return plain and wanted and call.hidden.shape[0] >= CHUNK_TOKENS and call.hidden.shape[1] > 320
+    return dim > 320 and num_items >= CHUNKED_ITEMS and num_tokens >= 2 * CHUNK_TOKENS
 
 
 def _is_plain(call: FullCall) -> bool:
     """Whether plain products may do: not in fp16, which has no exponents to spare, or in a compiled graph."""
     plain = call.bias is None and call.softcap is None and call.filter_eps is None
-    return plain and call.hidden.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    return plain and call.hidden.dtype == torch.bfloat16 and not is_compiling()
 
 
 def chunk_tokens(num_items: int) -> int:
