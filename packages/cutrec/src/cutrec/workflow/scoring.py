@@ -34,6 +34,7 @@ from rec_models.encoders import Encoder
 
 JOB = "_recommend.json"
 SUCCESS = "_SUCCESS"
+BATCHES_BETWEEN_TRIMS = 16
 MOST_CHUNKS = 256
 """Of a part, whose logs are written at the same time."""
 NAMES = {
@@ -127,8 +128,10 @@ def score_part(
                     catalogue=catalogue,
                 )
                 with atomic_file(paths[chunk]) as file:
-                    for _ in write_recommendations(file, ranked, histories.user_names, items):
-                        pass
+                    written = write_recommendations(file, ranked, histories.user_names, items)
+                    for number, _ in enumerate(written, 1):
+                        if number % BATCHES_BETWEEN_TRIMS == 0:
+                            give_back_memory()
                 unknown, empty = unknown.joined(histories.unknown_items), empty.joined(histories.empty_users)
                 give_back_memory()
         users, rows = (sum(counts) for counts in zip(*map(_count, paths.values()), strict=True))
@@ -143,8 +146,10 @@ def score_part(
 def give_back_memory() -> None:
     """Give freed memory back to the system, as glibc itself does for the end of its heap only.
 
-    The tensors of a chunk would otherwise leave tens of megabytes behind, and the process would grow with each chunk.
+    Batches differ in size, so that tensors which were freed leave holes that later ones do not fit: a process grew from
+    470 MB to 1.1 GB within a chunk of 98 batches, and to 2.2 GB over fifty chunks.
     """
+    pa.default_memory_pool().release_unused()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
