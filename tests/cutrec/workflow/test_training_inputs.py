@@ -93,6 +93,17 @@ def test_training_reads_the_same_of_a_split_in_parts(parts: int, split_once: Pat
         assert torch.equal(getattr(found.validation, name), getattr(whole.validation, name))
 
 
+def test_a_damaged_part_is_named_with_the_cure(split_once: Path, tmp_path: Path):
+    """Its head was read with the split, and all of it only when training opens it."""
+    split = divide(Path(shutil.copytree(split_once / "data/split", tmp_path / "data/split")), 2)
+    found = read_split(split)
+    path = split / "sequences/train/part-00002-of-00002.arrow"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    batches = make_batches(Config(batch_size=8), found.train, len(found.counts))
+    with pytest.raises(StageError, match=r"part-00002-of-00002\.arrow.*; `dvc repro -f split` makes it again$"):
+        batches(0, 1)
+
+
 def test_training_histories_may_lie_behind_an_address(
     split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 """The sequence stores of a split, in one file or in parts; errors name the stage that writes them."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cutrec.checksums import stage_errors, verified
@@ -56,15 +57,32 @@ def read_stores(
         yield from open_stores(split / "sequences", name, hashes=hashes, only=only)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SplitParts(StoreParts):
+    """Parts of a split, of which a damaged one is found when it is opened."""
+
+    split: Path
+
+    def open(self, only: Collection[int] | None = None) -> Iterator[SequenceStore]:
+        """As `StoreParts.open`, with a `StageError`."""
+        with stage_errors(self.split):
+            yield from super().open(only)
+
+
 def read_subset(split: Path, name: str, *, hashes: Mapping[str, str] | None = None) -> SequenceStore | StoreParts:
     """Open the only store of a subset, or its parts, of which none is opened yet.
 
     Raises:
-        StageError: as `read_stores`.
+        StageError: as `read_stores`; of parts, when they are opened.
     """
     subset_files(split, name)
     with stage_errors(split):
-        return open_subset(split / "sequences", name, hashes=hashes)
+        found = open_subset(split / "sequences", name, hashes=hashes)
+    return (
+        found
+        if isinstance(found, SequenceStore)
+        else _SplitParts(found.heads, found.file_of, found.hashes, split=split)
+    )
 
 
 def parts_of(split: Path) -> int:
