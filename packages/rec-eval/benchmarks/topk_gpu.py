@@ -1,10 +1,11 @@
 """Time top-k on a GPU.
 
-    python packages/rec-eval/benchmarks/topk_gpu.py [--out DIR] [--sweep] [--profile]
+    python packages/rec-eval/benchmarks/topk_gpu.py [--out DIR] [--sweep] [--few-users] [--profile]
 
 Users per second of the fused and of the plain implementation beside matmul + torch.topk in chunks that fit, after a
 check that they agree. One row of ``topk_gpu.csv`` for each variant, written as soon as it is measured; the table goes
-to the terminal too. ``--sweep`` times other tile sizes instead, at V 893,022 and k 100, into ``topk_gpu_sweep.csv``.
+to the terminal too. ``--sweep`` times other tile sizes instead, at V 893,022 and k 100, into ``topk_gpu_sweep.csv``;
+``--few-users`` calls for 1 to 256 users that wait for their result, into ``few_users.csv``.
 The git revision is read from the environment variable REVISION, or asked from git. Needs torch and triton alone.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import triton
 
-from rec_eval import top_k
+from rec_eval import Catalogue, top_k
 from rec_eval.ranking import triton_impl as fused
 from rec_eval.ranking.kernels import merge
 from rec_eval.ranking.kernels.filter import Tiles
@@ -172,11 +173,42 @@ def time_shape(num_items: int, dim: int, sweep: bool, generator: torch.Generator
                    round(extra, 3), times)  # fmt: skip
 
 
+def time_few_users(path: Path, revision: str, generator: torch.Generator) -> None:
+    """Add rows of calls for few users, k 10, D 256: medians of 60 calls, each of which waits for its result."""
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for num_items in (15_405, 176_450, 893_022):
+            items = torch.randn(num_items, 256, generator=generator, device="cuda").bfloat16()
+            catalogue = Catalogue(items)  # as a server holds it: checked once
+            for users in (1, 16, 64, 256):
+                queries = torch.randn(users, 256, generator=generator, device="cuda").bfloat16()
+                runs: Variants = {
+                    "at once": partial(top_k, queries, catalogue, 10),
+                    "matmul + topk fp32": partial(baseline, queries, items, 10, True),
+                    "matmul + topk bf16": partial(baseline, queries, items, 10, False),
+                }
+                for name, run in runs.items():
+                    times = [seconds_of(run) for _ in range(65)][5:]
+                    row = ("ranking", revision, f"V {num_items} U {users} k 10", name, 1e3 * statistics.median(times))
+                    writer.writerow(row)
+                    print(*row, flush=True)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Seconds of a call and its work on the GPU."""
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
 def main() -> None:
     """Check, time, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
     parser.add_argument("--sweep", action="store_true", help="time other tile sizes instead")
+    parser.add_argument("--few-users", action="store_true", help="time calls for few users instead")
     parser.add_argument("--profile", action="store_true", help="print the time of each kernel at V 893,022, D 256")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -186,6 +218,9 @@ def main() -> None:
     check(generator)
     if options.profile:
         profile(generator)
+    if options.few_users:
+        time_few_users(options.out / "few_users.csv", machine[-1], generator)
+        return
     name = "topk_gpu_sweep.csv" if options.sweep else "topk_gpu.csv"
     with (options.out / name).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
