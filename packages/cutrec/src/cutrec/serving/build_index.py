@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cutrec.checksums import file_hash
 from cutrec.errors import StageError
@@ -16,6 +15,7 @@ from cutrec.outputs import atomic_folder, write_json
 from cutrec.recommender import Recommender
 from cutrec.recommending.item_index import FACTS, FILE, ItemIndex, usearch
 from cutrec.workflow.ranking import UserBatch, user_batches
+from rec_data.progress import progress
 from rec_eval import Catalogue, top_k
 
 EXPANSIONS = (64, 128, 256, 512, 1024)
@@ -53,11 +53,11 @@ def build(recommender: Recommender, out: Path, *, recall: float, histories: int)
         ndim=dim, metric=module.MetricKind.IP, dtype="bf16", connectivity=_CONNECTIVITY, expansion_add=_EXPANSION_ADD
     )
     vectors, threads = catalogue.items.numpy(), torch.get_num_threads()
-    with tqdm(total=num_items, desc="index", unit="item", delay=5, leave=False) as progress:
+    with progress("index", num_items, "item", leave=False) as bar:
         for first in range(0, num_items, _ROWS):
             last = min(first + _ROWS, num_items)
             graph.add(np.arange(first, last), vectors[first:last], threads=threads)
-            progress.update(last - first)
+            bar.update(last - first)
     seconds = time.perf_counter() - start
     found: dict[str, Any] = {}
     for expansion in EXPANSIONS:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cce_kernels.hardware import is_ampere_or_newer
 from cutrec.errors import StageError
 from rec_data.ids import Ids, read_ids
+from rec_data.progress import progress
 from rec_data.sequences.batches import inference_batches
 from rec_data.sequences.store import SequenceStore
 from rec_eval import Catalogue, Part
@@ -117,7 +117,7 @@ def user_batches(
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
     silent = encoder.shard is not None and encoder.shard.rows.rank > 0
     silent = silent or len(store) <= batch_users  # a bar costs a millisecond
-    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False, disable=silent) as progress:
+    with progress(title, len(store), "user", leave=False, disable=silent) as bar:
         for batch in batches:
             end = start + len(batch.offsets) - 1
             with torch.no_grad():
@@ -126,5 +126,5 @@ def user_batches(
             seen_items = store.items[offsets[0] : offsets[-1]]
             seen = (offsets - offsets[0], seen_items) if filter_seen else (None, None)
             yield UserBatch(start, end, queries, items, *seen)
-            progress.update(end - start)
+            bar.update(end - start)
             start = end

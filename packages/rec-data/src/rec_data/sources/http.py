@@ -11,10 +11,10 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 
 from rec_data.errors import DataError, writing
 from rec_data.locks import locked
+from rec_data.progress import progress
 from rec_data.raw.files import digest
 
 ATTEMPTS = 6
@@ -202,7 +202,7 @@ def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -
             with (
                 writing(part),
                 part.open("ab" if start else "wb") as file,
-                tqdm(total=total, initial=start or 0, desc=name, unit="B", unit_scale=True, mininterval=1) as bar,
+                progress(name, total, "B", initial=start or 0) as bar,
             ):
                 # After the file was emptied: other content must never be continued under this validator.
                 _state(part).write_text(json.dumps({"url": url, "validator": validator}))
