@@ -100,6 +100,22 @@ def test_a_chunk_whose_scores_leave_the_range_is_computed_again(device: str) -> 
         assert (x.double() - y).norm() <= 3 * UNIT[BF16] * y.norm()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_whose_rounding_leaves_the_range_of_exponents(device: str) -> None:
+    """All items equal, scores near 1e12: two products of the same rows differ by more than 2^127 as exponentials."""
+    inputs = make(Case(20, 30, 330, BF16), device)
+    with torch.no_grad():
+        inputs.weight.copy_(inputs.weight[:1].clone())
+        inputs.hidden.mul_(1e6)
+        inputs.weight.mul_(1e6)
+    loss, lse = chunked(inputs, "sum")
+    counted = inputs.targets != inputs.ignore_index
+    hidden, weight = (x.detach().double() for x in inputs.leaves())
+    torch.testing.assert_close(lse[counted].double(), (hidden @ weight.T).logsumexp(1)[counted], rtol=1e-4, atol=1e6)
+    assert loss.isfinite()
+    assert all(x.isfinite().all() for x in torch.autograd.grad(loss, inputs.leaves()))
+
+
 def test_a_graph_that_is_kept_gives_its_gradients_twice() -> None:
     inputs = make(Case(20, 30, 16, BF16))
     loss, _ = chunked(inputs)
