@@ -155,7 +155,7 @@ def merge_tiles_kernel(results, totals, target_scores, bases, flag, num_tokens, 
 
 
 @triton.jit(do_not_specialize=["num_tokens", "ignore_index"])
-def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, lse2, others, inverses, scaled,
+def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, others, inverses, scaled,
                   num_tokens, num_items, ignore_index, log2e, DIM: tl.constexpr, DIM0: tl.constexpr,
                   DIM1: tl.constexpr, BLOCK_M: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens,): what a token leaves, and h / Z."""
@@ -166,13 +166,10 @@ def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, lse2
     total = tl.load(totals + tokens, mask=inside, other=1.0)
     base = tl.load(bases + tokens, mask=inside, other=0.0)
     target_score = tl.load(target_scores + tokens, mask=inside, other=0.0)
-    loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-        total, base, target_score, ignored, invalid, 1.0, log2e, False
-    )
+    loss_m, lse_m, _, others_m, inverse = finish_tokens(total, base, target_score, ignored, invalid, 1.0, log2e, False)
     inverse = tl.where(ignored | invalid, 0.0, inverse)
     tl.store(loss + tokens, loss_m, mask=inside)
     tl.store(lse + tokens, lse_m, mask=inside)
-    tl.store(lse2 + tokens, lse2_m, mask=inside)
     tl.store(others + tokens, others_m, mask=inside)
     tl.store(inverses + tokens, inverse, mask=inside)
     h0 = load_tile(hidden, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM, True).to(tl.float32)
@@ -235,10 +232,9 @@ class Chunk(NamedTuple):
     target_scores: Tensor  # [C] fp32
     bases: Tensor  # [C] fp32: r_m, infinite for a token that does not count
     flag: Tensor  # [1] int32, 0
-    loss: Tensor  # [C] fp32, as the next three, which `finish_kernel` writes
+    loss: Tensor  # [C] fp32, as the next two, all written by `finish_kernel`
     lse: Tensor
-    lse2: Tensor
-    others: Tensor
+    others: Tensor  # o_m = 1 - p_mt
 
 
 def launch_bases(call: FullCall, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -290,9 +286,9 @@ def launch_numerators(
     dim0, dim1 = block_widths(chunk.hidden)
     scaled = torch.empty_like(chunk.hidden)
     finish_kernel[(-(-num_tokens // _ROWS),)](
-        chunk.hidden, chunk.targets, totals, chunk.bases, chunk.target_scores, chunk.loss, chunk.lse, chunk.lse2,
-        chunk.others, inverses, scaled, num_tokens, num_items, call.ignore_index, log2e, DIM=dim, DIM0=dim0,
-        DIM1=dim1, BLOCK_M=_ROWS, num_warps=4,
+        chunk.hidden, chunk.targets, totals, chunk.bases, chunk.target_scores, chunk.loss, chunk.lse, chunk.others,
+        inverses, scaled, num_tokens, num_items, call.ignore_index, log2e, DIM=dim, DIM0=dim0, DIM1=dim1,
+        BLOCK_M=_ROWS, num_warps=4,
     )  # fmt: skip
     return scaled, inverses
 
