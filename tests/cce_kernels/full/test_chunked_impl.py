@@ -100,6 +100,22 @@ def test_a_chunk_whose_scores_leave_the_range_is_computed_again(device: str) -> 
         assert (x.double() - y).norm() <= 3 * UNIT[BF16] * y.norm()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_whose_rounding_leaves_the_range_of_exponents(device: str) -> None:
+    """All items equal, scores near 1e12: two products of the same rows differ by more than 2^127 as exponentials."""
+    inputs = make(Case(20, 30, 330, BF16), device)
+    with torch.no_grad():
+        inputs.weight.copy_(inputs.weight[:1].clone())
+        inputs.hidden.mul_(1e6)
+        inputs.weight.mul_(1e6)
+    loss, lse = chunked(inputs, "sum")
+    counted = inputs.targets != inputs.ignore_index
+    hidden, weight = (x.detach().double() for x in inputs.leaves())
+    torch.testing.assert_close(lse[counted].double(), (hidden @ weight.T).logsumexp(1)[counted], rtol=1e-4, atol=1e6)
+    assert loss.isfinite()
+    assert all(x.isfinite().all() for x in torch.autograd.grad(loss, inputs.leaves()))
+
+
 def test_a_graph_that_is_kept_gives_its_gradients_twice() -> None:
     inputs = make(Case(20, 30, 16, BF16))
     loss, _ = chunked(inputs)
@@ -114,10 +130,43 @@ def test_tokens_of_a_chunk(items: int, expected: int, monkeypatch: pytest.Monkey
     assert tuning.chunk_tokens(items) == expected
 
 
+def _call(tokens: int = 2048, items: int = 65_536, dim: int = 321, dtype: torch.dtype = BF16, **options) -> FullCall:
+    hidden, weight, bias = (
+        torch.empty(shape, dtype=dtype, device="meta") for shape in ((tokens, dim), (items, dim), items)
+    )
+    targets = torch.empty(tokens, dtype=torch.int64, device="meta")
+    call = FullCall(hidden, weight.requires_grad_(), None, targets, -100, None, 1.0, None, True)
+    return call._replace(**{name: bias if name == "bias" else value for name, value in options.items()})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tokens": 2047}, {"items": 65_535}, {"dim": 320}, {"dtype": torch.float16}, {"dtype": FP32}, {"bias": True},
+        {"softcap": 5.0}, {"filter_eps": 1e-4}, {"with_predicted": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_which_calls_go_by_chunks(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert tuning.is_chunked(_call())
+    assert not tuning.is_chunked(_call(**options))
+
+
+def test_no_chunks_without_a_gradient_for_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    call = _call()
+    with torch.no_grad():
+        assert not tuning.is_chunked(call)
+    assert not tuning.is_chunked(call._replace(weight=call.weight.detach()))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("tokens", "dim", "expected"), [(7000, 512, True), (1000, 512, False), (7000, 320, False)])
 def test_auto_chooses_by_width(tokens: int, dim: int, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    monkeypatch.setattr(tuning, "CHUNKED_ITEMS", 20_000)
+    monkeypatch.setattr(tuning, "CHUNK_BYTES", 0)  # 7 chunks
     inputs = make(Case(tokens, 20_000, dim, BF16), "cuda")
     seen = []
     true = tuning.is_chunked

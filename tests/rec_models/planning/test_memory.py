@@ -1,5 +1,7 @@
 """Predicted memory: parameters and activations against a real network, losses against measured peaks."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -112,6 +114,29 @@ def test_fused_losses_take_what_was_measured(
     cost = loss_cost(setup, loss_size(setup, SIZES._replace(items=items), tokens))
     with_gradient = cost.backward + 4 * items * 256
     assert max(cost.forward, with_gradient) / 2**20 == pytest.approx(mib, rel=0.1)
+
+
+def _of_wide_cce(tokens: float, items: int, **options: Any) -> float:
+    """Bytes at the end of the forward pass of ``cce`` over vectors of 512 columns."""
+    setup = setup_of("cce", model={"hidden": 512}, **options)
+    return loss_cost(setup, loss_size(setup, SIZES._replace(items=items), tokens)).forward
+
+
+def test_chunks_of_wide_vectors_take_what_was_measured():
+    copy = 2 * 131_072 * 512  # of an fp32 table; the measured one was bf16 (packages/cce-kernels/TUNING.md)
+    assert (_of_wide_cce(32_768, 131_072) - copy) / 2**20 == pytest.approx(849, rel=0.1)
+
+
+def test_no_chunk_has_more_tokens_than_the_batch():
+    whole, half = _of_wide_cce(4096, 65_536), _of_wide_cce(2048, 65_536)
+    assert whole - half == 2048 * (2 * 65_536 + 4 * 512)  # numerators and the hidden gradient
+
+
+@pytest.mark.parametrize("options", [{"impl": "triton"}, {"devices": 2, "table": "sharded"}], ids=str)
+def test_no_chunks_are_planned_where_the_loss_takes_none(options: dict[str, Any]):
+    tokens = 32_768 // options.get("devices", 1)
+    expected = 2 * 131_072 * 512 + 4 * 32_768 * 512  # the table's copy and the hidden gradient
+    assert _of_wide_cce(tokens, 131_072, **options) == expected
 
 
 def test_accumulation_keeps_a_second_gradient_of_the_table():

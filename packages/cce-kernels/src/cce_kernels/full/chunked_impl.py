@@ -48,7 +48,7 @@ def _forward(call: FullCall) -> ChunkedOutputs:
     table = call.weight.to(hidden.dtype)
     num_tokens, num_items = hidden.shape[0], table.shape[0]
     outputs = _empty_outputs(call)
-    lse2, others = torch.empty_like(outputs.loss), torch.empty_like(outputs.loss)
+    others = torch.empty_like(outputs.loss)
     target_scores, bases = launch_bases(call, table)
     tiles, programs = tuning.chunk_tiles(hidden.device)
     size = min(num_tokens, tuning.chunk_tokens(num_items))
@@ -56,17 +56,17 @@ def _forward(call: FullCall) -> ChunkedOutputs:
     storage = hidden.new_empty(size, -(-num_items // 64) * 64)  # rows begin at multiples of 128 bytes
     # A product may take twice the time where a dimension is no multiple of 8: the last items have one of their own.
     whole = num_items // 8 * 8
-    aligned = [items for items in (slice(0, whole), slice(whole, num_items)) if items.start < items.stop]
+    runs = [items for items in (slice(0, whole), slice(whole, num_items)) if items.start < items.stop]
     for index, start in enumerate(range(0, num_tokens, size)):
         part = slice(start, start + size)
         chunk = Chunk(
             hidden[part], targets[part], target_scores[part], bases[part], flags[index : index + 1],
-            outputs.loss[part], outputs.lse[part], lse2[part], others[part],
+            outputs.loss[part], outputs.lse[part], others[part],
         )  # fmt: skip
         scaled, inverses = launch_numerators(call, table, chunk, storage, tiles, programs)
         numerators = storage[: len(chunk.hidden), :num_items]
         products = torch.empty_like(outputs.dhidden[part])
-        for items in aligned:
+        for items in runs:
             if call.with_dhidden:
                 _product(numerators[:, items], table[items], products, add=items.start > 0)
             _product(numerators[:, items].T, scaled, outputs.dweight[items], add=start > 0)
@@ -76,13 +76,14 @@ def _forward(call: FullCall) -> ChunkedOutputs:
     return outputs
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+def _product(left: Tensor, right: Tensor, out: Tensor, *, add: bool) -> None:
     """Write a product of 16-bit matrices to `out`, fp32, or add it."""
     if not left.is_cuda:  # torch has no such product there
-        return out.copy_(left.float() @ right.float() + (out if add else 0.0))
-    if add:
-        return torch.addmm(out, left, right, out_dtype=torch.float32, out=out)
-    return torch.mm(left, right, out_dtype=torch.float32, out=out)
+        out.copy_(left.float() @ right.float() + (out if add else 0.0))
+    elif add:
+        torch.addmm(out, left, right, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
 def _backward(grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool) -> Gradients:

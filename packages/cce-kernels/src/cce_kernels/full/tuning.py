@@ -88,9 +88,9 @@ _CHUNK_INTERPRETER = ChunkTiles(16, 16, 16, 4, 1, 1)
 MAX_PARTIAL_BYTES = 96 << 20
 MAX_SPLITS = 16
 SMALL_SCORES = 1 << 24
-CHUNK_TOKENS = 1024
-CHUNKED_ITEMS = 65_536
-CHUNK_BYTES = 512 << 20
+CHUNK_TOKENS = 1024  # the fewest of a chunk
+CHUNKED_ITEMS = 65_536  # the fewest that go by chunks of tokens
+CHUNK_BYTES = 512 << 20  # of the numerators of a chunk, unless CHUNK_TOKENS want more
 
 
 def widest(dtype: torch.dtype) -> int:

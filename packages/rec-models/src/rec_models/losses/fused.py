@@ -87,13 +87,16 @@ bce: Builder = partial(_sampled, BCE())  # and BCE+
 def cce_cost(size: LossSize) -> LossCost:
     """A 16-bit copy of the table, the hidden gradient, sums of split passes, and four products: scores come twice.
 
-    The hidden gradient is fp32 until backward rounds it to 16 bits. Wide vectors go by chunks: their numerators and the
-    table's gradient come on top, and three products, which took as long as 7.45 M V D operations of the others (D 512).
+    The hidden gradient is fp32 until backward rounds it to 16 bits. Wide vectors go by chunks of tokens: the numerators
+    of one chunk and an fp32 gradient of the table come on top, and there are three products, which took as long as
+    7.45 M V D operations of the four (D 512).
     """
     dhidden = 4 * size.tokens * size.width
-    if chunks_pay(size.tokens, size.items, size.width):
+    chunked = size.options["impl"] == "auto" and not size.sharded
+    if chunked and chunks_pay(size.tokens, size.items, size.width):
         kept = dhidden + 4 * size.items * size.width
-        forward = kept + 2 * size.items * (size.width + chunk_tokens(size.items))
+        numerators = 2 * size.items * min(size.tokens, chunk_tokens(size.items))
+        forward = kept + 2 * size.items * size.width + numerators
         return LossCost(forward, kept + 0.5 * dhidden, {"exact_flops": 7.45 * size.tokens * size.items * size.width})
     forward = 2 * size.items * size.width + dhidden + _split_sums(size.tokens * size.width)
     work = {"exact_flops": 8.0 * size.tokens * size.items * size.width}

@@ -28,6 +28,7 @@ class LossSize:
     negatives: int  # N per token; 0 for a loss without negatives
     groups: float  # sets of negatives: M over the tokens that share one
     options: Mapping[str, Any]  # the fields of `LossSettings`, for example ``options["sce_buckets"]``
+    sharded: bool = False  # whether `items` are the rows of one device of a table that is spread over several
 
 
 class LossCost(NamedTuple):

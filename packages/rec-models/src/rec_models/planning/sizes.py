@@ -103,6 +103,7 @@ def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
         negatives=-(-(loss.num_negatives or 0) // setup.shards),
         groups=targets * setup.shards / members,
         options=vars(loss),
+        sharded=setup.shards > 1,
     )
 
 

@@ -12,7 +12,7 @@ the rows of the one product and of an operand of the other. Scores are computed 
 them twice: 6 M V D FLOPs for 8. The coefficient of a target never meets 16 bits, as there.
 
 The base r_m is fixed before the first product: the larger of the target's score and the best of the first items. Where
-a token's sum leaves the range of half an exponent, the chunk is computed again, from its true maxima: kernels with a
+a token's Z leaves the middle half of the exponents, the chunk is computed again, from its true maxima: kernels with a
 `flag` end at once where it is 0, so that the host need not look.
 
 Bytes per pair of a token and an item: 2 written, and 2 read by each of the plain products.
@@ -118,8 +118,9 @@ def numerators_kernel(hidden, hidden_blocks, weight, weight_blocks, targets, bas
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tiles_v"])
-def merge_tiles_kernel(results, totals, bases, flag, num_tokens, tiles_v, FLAGGED: tl.constexpr,
-                       MAXIMA: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
+def merge_tiles_kernel(results, totals, target_scores, bases, flag, num_tokens, tiles_v, log2e,
+                       FLAGGED: tl.constexpr, MAXIMA: tl.constexpr, BLOCK_M: tl.constexpr,
+                       BLOCK_T: tl.constexpr):  # fmt: skip
     """Grid (blocks of tokens,): sums to `totals`, or with MAXIMA new bases. Unless FLAGGED it may set the flag."""
     if FLAGGED:
         if tl.load(flag) == 0:
@@ -127,9 +128,10 @@ def merge_tiles_kernel(results, totals, bases, flag, num_tokens, tiles_v, FLAGGE
     tokens = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = tokens < num_tokens
     base = tl.load(bases + tokens, mask=inside, other=0.0)
+    target = tl.load(target_scores + tokens, mask=inside, other=0.0) * log2e
     merged = tl.zeros([BLOCK_M], dtype=tl.float32)
     if MAXIMA:
-        merged += base  # at least the target's score
+        merged += tl.where(base == float("inf"), base, target)
     for k in range(0, tiles_v, BLOCK_T):
         tiles = k + tl.arange(0, BLOCK_T)
         at = results + tiles.to(tl.int64)[:, None] * num_tokens + tokens[None, :]
@@ -143,13 +145,17 @@ def merge_tiles_kernel(results, totals, bases, flag, num_tokens, tiles_v, FLAGGE
     else:
         tl.store(totals + tokens, merged, mask=inside)
         if not FLAGGED:
-            # NaN fails the comparison too.
-            if tl.min((merged < BELOW_HALF_RANGE).to(tl.int32), axis=0) == 0:
+            # Z is below 1 only by what two computations of the same score differ, which may be any number where scores
+            # are huge. NaN fails the comparisons too. A token that does not count has an infinite base and Z = 0.
+            z = merged + tl.exp2(target - base)
+            fits = (z < BELOW_HALF_RANGE) & (z > 1.0 / BELOW_HALF_RANGE)
+            uncounted = (base == float("inf")) & (z == 0.0)
+            if tl.min((fits | uncounted).to(tl.int32), axis=0) == 0:
                 tl.store(flag, 1)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "ignore_index"])
-def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, lse2, others, inverses, scaled,
+def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, others, inverses, scaled,
                   num_tokens, num_items, ignore_index, log2e, DIM: tl.constexpr, DIM0: tl.constexpr,
                   DIM1: tl.constexpr, BLOCK_M: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens,): what a token leaves, and h / Z."""
@@ -160,13 +166,10 @@ def finish_kernel(hidden, targets, totals, bases, target_scores, loss, lse, lse2
     total = tl.load(totals + tokens, mask=inside, other=1.0)
     base = tl.load(bases + tokens, mask=inside, other=0.0)
     target_score = tl.load(target_scores + tokens, mask=inside, other=0.0)
-    loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-        total, base, target_score, ignored, invalid, 1.0, log2e, False
-    )
+    loss_m, lse_m, _, others_m, inverse = finish_tokens(total, base, target_score, ignored, invalid, 1.0, log2e, False)
     inverse = tl.where(ignored | invalid, 0.0, inverse)
     tl.store(loss + tokens, loss_m, mask=inside)
     tl.store(lse + tokens, lse_m, mask=inside)
-    tl.store(lse2 + tokens, lse2_m, mask=inside)
     tl.store(others + tokens, others_m, mask=inside)
     tl.store(inverses + tokens, inverse, mask=inside)
     h0 = load_tile(hidden, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM, True).to(tl.float32)
@@ -229,10 +232,9 @@ class Chunk(NamedTuple):
     target_scores: Tensor  # [C] fp32
     bases: Tensor  # [C] fp32: r_m, infinite for a token that does not count
     flag: Tensor  # [1] int32, 0
-    loss: Tensor  # [C] fp32, as the next three, which `finish_kernel` writes
+    loss: Tensor  # [C] fp32, as the next two, all written by `finish_kernel`
     lse: Tensor
-    lse2: Tensor
-    others: Tensor
+    others: Tensor  # o_m = 1 - p_mt
 
 
 def launch_bases(call: FullCall, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,8 +276,8 @@ def launch_numerators(
             num_warps=tiles.num_warps, num_stages=tiles.num_stages,
         )  # fmt: skip
         merge_tiles_kernel[(-(-num_tokens // _ROWS),)](
-            results, totals, chunk.bases, chunk.flag, num_tokens, tiles_v, FLAGGED=flagged, MAXIMA=maxima,
-            BLOCK_M=_ROWS, BLOCK_T=32, num_warps=4,
+            results, totals, chunk.target_scores, chunk.bases, chunk.flag, num_tokens, tiles_v, log2e,
+            FLAGGED=flagged, MAXIMA=maxima, BLOCK_M=_ROWS, BLOCK_T=32, num_warps=4,
         )  # fmt: skip
 
     score(flagged=False, maxima=False)
@@ -284,9 +286,9 @@ def launch_numerators(
     dim0, dim1 = block_widths(chunk.hidden)
     scaled = torch.empty_like(chunk.hidden)
     finish_kernel[(-(-num_tokens // _ROWS),)](
-        chunk.hidden, chunk.targets, totals, chunk.bases, chunk.target_scores, chunk.loss, chunk.lse, chunk.lse2,
-        chunk.others, inverses, scaled, num_tokens, num_items, call.ignore_index, log2e, DIM=dim, DIM0=dim0,
-        DIM1=dim1, BLOCK_M=_ROWS, num_warps=4,
+        chunk.hidden, chunk.targets, totals, chunk.bases, chunk.target_scores, chunk.loss, chunk.lse, chunk.others,
+        inverses, scaled, num_tokens, num_items, call.ignore_index, log2e, DIM=dim, DIM0=dim0, DIM1=dim1,
+        BLOCK_M=_ROWS, num_warps=4,
     )  # fmt: skip
     return scaled, inverses
 
