@@ -103,7 +103,8 @@ def linear_cross_entropy(
         reduction: `mean` is over the tokens that count, 0 if there are none. With weights it divides by their sum.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
-            `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
+            `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed, but there are no
+            chunks then (see `impl`).
         return_predicted: also return the item of the highest score of each token, the lowest id among equals; compared
             with `targets` it tells the hits at 1 while training. It takes one maximum per score in forward.
         check: check the values too: one synchronization, and a break in torch.compile's graph.

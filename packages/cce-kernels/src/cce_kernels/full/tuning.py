@@ -113,9 +113,10 @@ def chunks_pay(num_tokens: float, num_items: int, dim: int) -> bool:
     """Whether chunks of tokens are faster than a fused pass: measured on an H200 (TUNING.md).
 
     Above D 320 the sums of the fused kernels fill the registers. Narrower vectors need no chunks, nor their memory; few
-    items leave the plain products little to do, and few tokens the reading and writing of dW much.
+    items leave the plain products little to do, and few tokens the reading and writing of dW much. Rows that begin at
+    no multiple of 16 bytes were not measured.
     """
-    return dim > 320 and num_items >= CHUNKED_ITEMS and num_tokens >= 2 * CHUNK_TOKENS
+    return dim > 320 and dim % 8 == 0 and num_items >= CHUNKED_ITEMS and num_tokens >= 2 * CHUNK_TOKENS
 
 
 def _is_plain(call: FullCall) -> bool:
