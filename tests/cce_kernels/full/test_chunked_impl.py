@@ -130,7 +130,7 @@ def test_tokens_of_a_chunk(items: int, expected: int, monkeypatch: pytest.Monkey
     assert tuning.chunk_tokens(items) == expected
 
 
-def _call(tokens: int = 2048, items: int = 65_536, dim: int = 321, dtype: torch.dtype = BF16, **options) -> FullCall:
+def _call(tokens: int = 2048, items: int = 65_536, dim: int = 328, dtype: torch.dtype = BF16, **options) -> FullCall:
     hidden, weight, bias = (
         torch.empty(shape, dtype=dtype, device="meta") for shape in ((tokens, dim), (items, dim), items)
     )
@@ -142,8 +142,8 @@ def _call(tokens: int = 2048, items: int = 65_536, dim: int = 321, dtype: torch.
 @pytest.mark.parametrize(
     "options",
     [
-        {"tokens": 2047}, {"items": 65_535}, {"dim": 320}, {"dtype": torch.float16}, {"dtype": FP32}, {"bias": True},
-        {"softcap": 5.0}, {"filter_eps": 1e-4}, {"with_predicted": True},
+        {"tokens": 2047}, {"items": 65_535}, {"dim": 320}, {"dim": 330}, {"dtype": torch.float16}, {"dtype": FP32},
+        {"bias": True}, {"softcap": 5.0}, {"filter_eps": 1e-4}, {"with_predicted": True},
     ],
     ids=str,
 )  # fmt: skip
