@@ -78,11 +78,9 @@ def read_subset(split: Path, name: str, *, hashes: Mapping[str, str] | None = No
     subset_files(split, name)
     with stage_errors(split):
         found = open_subset(split / "sequences", name, hashes=hashes)
-    return (
-        found
-        if isinstance(found, SequenceStore)
-        else _SplitParts(found.heads, found.file_of, found.hashes, split=split)
-    )
+    if isinstance(found, SequenceStore):
+        return found
+    return _SplitParts(found.heads, found.file_of, found.hashes, split=split)
 
 
 def parts_of(split: Path) -> int:

@@ -34,7 +34,7 @@ class ChunkedOutputs(NamedTuple):
     lse: Tensor  # [M] fp32
     predicted: None
     dhidden: Tensor  # [M, D] fp32, before the upstream gradient, or empty where it is not wanted
-    dweight: Tensor  # [V, D] fp32, likewise
+    dweight: Tensor  # [V, D] fp32, before the upstream gradient too
 
 
 def _empty_outputs(call: FullCall) -> ChunkedOutputs:

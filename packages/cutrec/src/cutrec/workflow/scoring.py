@@ -35,6 +35,7 @@ from rec_models.encoders import Encoder
 JOB = "_recommend.json"
 SUCCESS = "_SUCCESS"
 BATCHES_BETWEEN_TRIMS = 16
+"""Batches of lists after which freed memory is given back."""
 MOST_CHUNKS = 256
 """Of a part, whose logs are written at the same time."""
 NAMES = {
