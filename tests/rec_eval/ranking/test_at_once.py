@@ -18,12 +18,13 @@ def vectors(rows, spread, seed):
     return torch.randint(-spread, spread + 1, (rows, 3), generator=generator).float().to(DEVICE)
 
 
-@pytest.mark.parametrize(("items", "k", "spread"), [(40, 7, 2000), (9, 5, 3), (9, 9, 1), (6, 10, 50), (1, 1, 5)])
-@pytest.mark.parametrize("few", [0, 9], ids=["kernel", "host"])
-def test_agrees_with_sorting(oracle, items, k, spread, few, monkeypatch):
-    if few == 0:
-        monkeypatch.setattr("rec_eval.ranking.at_once._TILE_SCORES", 2 * items)  # two users at a time
-    monkeypatch.setattr("rec_eval.ranking.at_once.FEW_USERS", few)
+@pytest.mark.parametrize(("items", "k", "spread"), [(300, 7, 2000), (300, 7, 2), (300, 40, 2000), (300, 40, 2), (9, 5, 3), (9, 9, 1), (6, 10, 50), (1, 1, 5)])
+@pytest.mark.parametrize("small", [False, True], ids=["one tile", "many tiles"])
+def test_agrees_with_sorting(oracle, items, k, spread, small, monkeypatch):
+    monkeypatch.setattr("rec_eval.ranking.at_once._TILE_SCORES", 2 * items)  # two users at a time
+    if small:
+        for name, value in (("_BLOCK", 4), ("_BLOCKS", 8), ("_KEPT", 2), ("_KEYS", 32)):
+            monkeypatch.setattr(f"rec_eval.ranking.kernels.select.{name}", value)
     queries, table = vectors(3, spread, 0), vectors(items, spread, 1)
     bias = torch.zeros(items, device=DEVICE)
     bias[items // 2] = -torch.inf if items > 1 else 0.0
@@ -32,7 +33,8 @@ def test_agrees_with_sorting(oracle, items, k, spread, few, monkeypatch):
     got = rank_at_once(queries, Catalogue(table, bias), k, held)
     scores = (queries @ table.T + bias).tolist()
     orders = [oracle.ranking(row, set(own)) for row, own in zip(scores, seen, strict=True)]
-    if any(len(order) > k and row[order[k - 1]] == row[order[k]] for row, order in zip(scores, orders, strict=True)):
+    pairs = zip(scores, orders, strict=True)
+    if k > 32 and any(len(order) > k and row[order[k - 1]] == row[order[k]] for row, order in pairs):
         assert got is None  # equal scores end a list
         return
     for user, (row, order) in enumerate(zip(scores, orders, strict=True)):
@@ -41,25 +43,10 @@ def test_agrees_with_sorting(oracle, items, k, spread, few, monkeypatch):
         assert got.scores[user].tolist() == [row[item] if item >= 0 else -float("inf") for item in expected]
 
 
-def test_equal_scores_at_the_end_of_a_list_and_scores_that_may_overflow_are_left_to_others():
+def test_scores_that_may_overflow_are_left_to_others():
     nothing = SeenItems(None, None, 1, 4)
-    same, table = torch.ones(1, 3, device=DEVICE), torch.ones(4, 3, device=DEVICE)
-    assert rank_at_once(same, Catalogue(table), 2, nothing) is None
-    assert rank_at_once(same, Catalogue(table), 4, nothing).ids.tolist() == [[0, 1, 2, 3]]
-    assert rank_at_once(same * 1e20, Catalogue(vectors(4, 9, 0) * 1e20), 2, nothing) is None
-
-
-def test_the_host_orders_nothing_but_what_is_in_order(monkeypatch):
-    from rec_eval.ranking.kernels import order
-
-    calls, original = [], order.order_best
-    monkeypatch.setattr(order, "order_best", lambda *given: (calls.append(1), original(*given)))
-    table = torch.tensor([[2.0], [5.0], [2.0], [9.0]], device=DEVICE)
-    for seen, k, usual in (([], 2, True), ([], 3, False), ([3], 1, True), ([3], 2, False), ([0, 1, 2, 3], 1, False)):
-        calls.clear()
-        held = SeenItems(torch.tensor([0, len(seen)]), torch.tensor(seen, dtype=torch.int64), 1, 4)
-        rank_at_once(torch.ones(1, 1, device=DEVICE), Catalogue(table), k, held)
-        assert bool(calls) != usual, (seen, k)
+    queries = torch.full((1, 3), 1e20, device=DEVICE)
+    assert rank_at_once(queries, Catalogue(vectors(4, 9, 0) * 1e20), 2, nothing) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -31,15 +31,15 @@ def top_k(
 
     ``reference`` is plain torch, on any device and in every dtype. ``triton`` never stores the scores of most items; it
     needs bfloat16 or float16 on a GPU of compute capability 8.0 or above. ``auto`` ranks up to 200 million pairs of a
-    user and an item on such a GPU from all their scores, which is fastest there; otherwise it uses ``triton`` if
-    possible. Neither if ``item_tile`` is given. For a few users on a CPU it
-    reads the int8 copy of a ``Catalogue`` that has one.
+    user and an item on such a GPU from all their scores, with k up to 32 twice as many, which is fastest there;
+    otherwise it uses ``triton`` if possible. Neither if ``item_tile`` is given. For a few users on a CPU it reads the
+    int8 copy of a ``Catalogue`` that has one.
 
     Memory in addition to inputs and output does not depend on U. With s the seen items of a tile of users, it is
     for ``reference`` at most ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``
     (and a float32 copy of both tiles for 16-bit vectors on a CPU), and for ``triton`` at most
     ``64 * max(user_tile * c, V) + 48 * s`` bytes with c the power of two above ``4 * k``, at least 256. All scores of
-    some users take ``4 * max(2 ** 26, V)`` bytes, and what ``torch.topk`` takes.
+    some users take ``4 * max(2 ** 26, V)`` bytes, and a twentieth on top or, with k above 32, what ``torch.topk`` takes.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16, on CPU or CUDA.

@@ -20,7 +20,7 @@ _EMPTY = tl.constexpr(-(2**63))
 
 @triton.jit(do_not_specialize=["k", "length"])
 def _order_kernel(
-    values, places, queries, ids, scores, tied, largest, k, length, WIDTH: tl.constexpr, DIM: tl.constexpr,
+    values, places, queries, ids, scores, largest, tied, k, length, WIDTH: tl.constexpr, DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -51,8 +51,8 @@ def order_best(
     queries: Tensor,  # [u, D], contiguous
     ids: Tensor,  # [u, k] int64
     scores: Tensor,  # [u, k] fp32
-    tied: Tensor,  # [u] fp32
     largest: Tensor,  # [u] fp32
+    tied: Tensor,  # [u] fp32
 ) -> None:
     """Write ids and scores of each user's k best, -1 and -inf where a row has fewer.
 
@@ -62,6 +62,6 @@ def order_best(
     num_users, length = values.shape
     width = triton.next_power_of_2(max(k, length, 32))
     _order_kernel[(num_users,)](
-        values, places, queries, ids, scores, tied, largest, k, length, WIDTH=width, DIM=queries.shape[1],
+        values, places, queries, ids, scores, largest, tied, k, length, WIDTH=width, DIM=queries.shape[1],
         BLOCK_D=triton.next_power_of_2(queries.shape[1]), num_warps=min(8, max(1, width // 256)),
     )  # fmt: skip
