@@ -13,7 +13,8 @@ them twice: 6 M V D FLOPs for 8. The coefficient of a target never meets 16 bits
 
 The base r_m is fixed before the first product: the larger of the target's score and the best of the first items. Where
 a token's Z leaves the middle half of the exponents, the chunk is computed again, from its true maxima: kernels with a
-`flag` end at once where it is 0, so that the host need not look.
+`flag` end at once where it is 0, so that the host need not look. A product s log2 e that a base may equal is rounded
+before the subtraction (`enable_fp_fusion=False`): in one fused operation, its rounding error would stay in the exponent.
 
 Bytes per pair of a token and an item: 2 written, and 2 read by each of the plain products.
 """
@@ -273,11 +274,11 @@ def launch_numerators(
             chunk.hidden, blocks[0], table, blocks[1], chunk.targets, chunk.bases, chunk.flag, results, numerators,
             num_tokens, num_items, numerators.stride(0), log2e, DIM=dim, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             BLOCK_D=tiles.block_d, FLAGGED=flagged, MAXIMA=maxima, TMA=tma, PRECISION=dot_precision(chunk.hidden),
-            num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+            num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=not flagged,
         )  # fmt: skip
         merge_tiles_kernel[(-(-num_tokens // _ROWS),)](
             results, totals, chunk.target_scores, chunk.bases, chunk.flag, num_tokens, tiles_v, log2e,
-            FLAGGED=flagged, MAXIMA=maxima, BLOCK_M=_ROWS, BLOCK_T=32, num_warps=4,
+            FLAGGED=flagged, MAXIMA=maxima, BLOCK_M=_ROWS, BLOCK_T=32, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
     score(flagged=False, maxima=False)
@@ -288,7 +289,7 @@ def launch_numerators(
     finish_kernel[(-(-num_tokens // _ROWS),)](
         chunk.hidden, chunk.targets, totals, chunk.bases, chunk.target_scores, chunk.loss, chunk.lse, chunk.others,
         inverses, scaled, num_tokens, num_items, call.ignore_index, log2e, DIM=dim, DIM0=dim0, DIM1=dim1,
-        BLOCK_M=_ROWS, num_warps=4,
+        BLOCK_M=_ROWS, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return scaled, inverses
 
