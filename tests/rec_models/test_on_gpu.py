@@ -272,13 +272,12 @@ def test_lean_updates_are_the_same_on_both_devices(optimizer):
         for number in range(3):
             grad = torch.randn(5000, 64, generator=torch.Generator().manual_seed(number)).to(device)
             if optimizer == "adam_lazy":
-                rows = torch.arange(0, 5000, 3 + number, device=device)
-                grad = torch.sparse_coo_tensor(rows[None], grad[rows], grad.shape, check_invariants=True)
+                grad[torch.arange(5000, device=device) % (3 + number) > 0] = 0
             encoder.item_table.grad = grad
             made.step()
         results.append(encoder.item_table.detach().cpu())
     # A moment in bf16 may be rounded the other way: a part of the learning rate.
-    torch.testing.assert_close(*results, rtol=0, atol=1e-6 if optimizer == "adam_lazy" else 0.01 * 2**-4)
+    torch.testing.assert_close(*results, rtol=0, atol=0.01 * 2**-4)
 
 
 def graphed_steps(tiny, optimizer="adam", dropout=0.0, seed=0):
@@ -293,7 +292,7 @@ def filled_batches(tiny, number, rows=8):
     return [prepare_filled(tiny.TinyBatches(rows=rows).batch(0, index), 12) for index in range(number)]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise"])
+@pytest.mark.parametrize("optimizer", sorted(KEPT))
 def test_a_replay_is_the_step_that_was_recorded(tiny, optimizer):
     batch = filled_batches(tiny, 1, rows=1024)[0]  # torch adds up gradients of 3,072 places and more in other kernels
     losses = {}
@@ -346,22 +345,6 @@ def test_a_lean_update_needs_no_memory_of_its_own(optimizer):
         made.step()
         after = torch.cuda.max_memory_allocated() - before
     assert after < 1 << 20
-
-
-def test_a_lazy_step_has_no_dense_gradient(tiny):
-    items, width = 400_000, 64
-    encoder = build_encoder(ModelSettings(hidden=width, max_seq_len=10), items).cuda()
-    training = TrainingSettings(optimizer="adam_lazy")
-    loss = StepLoss(encoder, LossSettings.pick("cce_neg", num_negatives=16, sharing="tile"), training)
-    optimizer = build_optimizer(encoder, training)
-    batch = prepare(tiny.TinyBatches().batch(0, 0)).map(Tensor.cuda)
-    for number in range(2):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        loss(batch, number).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert torch.cuda.max_memory_allocated() - before < items * width * 4 / 4
 
 
 @pytest.mark.parametrize("rows", [8, 1024])

@@ -14,10 +14,11 @@ from triton.compiler import ASTSource, compile
 
 from rec_models.optim.adam_rows import adam_rows_kernel
 
-pointers = {"table": "*fp32", "grad": "*fp32", "first": "*bf16", "step": "*fp32"}
+pointers = {"table": "*fp32", "grad": "*fp32", "first": "*bf16", "step": "*fp32", "last": "*i32"}
 names = adam_rows_kernel.arg_names
-for dim, block, rows, rowwise in ((128, 128, 16, True), (320, 512, 4, False)):
-    constants = {"DIM": dim, "BLOCK_DIM": block, "BLOCK_ROWS": rows, "ROWWISE": rowwise}
+ways = (128, 128, 16, True, False), (320, 512, 4, False, False), (256, 256, 8, True, True)
+for dim, block, rows, rowwise, lazy in ways:
+    constants = {"DIM": dim, "BLOCK_DIM": block, "BLOCK_ROWS": rows, "ROWWISE": rowwise, "LAZY": lazy}
     types = pointers | {"second": "*fp32" if rowwise else "*bf16", "items": "i32"}
     signature = {name: "constexpr" if name in constants else types.get(name, "fp32") for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}

@@ -6,7 +6,7 @@ import torch
 from rec_models.config import ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.optim.build import KEPT, build_optimizer
-from rec_models.optim.table_adam import adam_rows
+from rec_models.optim.table_adam import adam_lazy_rows, adam_rows
 
 RATE, BETAS, EPSILON = 0.01, (0.9, 0.98), 1e-8
 # What rounding a moment to 8 bits of fraction, again and again, may do to a step of size RATE.
@@ -60,16 +60,17 @@ def test_dense_updates_are_adams(optimizer, decay):
         assert (expected - start[name]).abs().max() > 10 * tolerance
 
 
-def sparse(rows, values, like):
-    return torch.sparse_coo_tensor(torch.tensor([rows]), values, like.shape, check_invariants=True)
+def of_rows(rows, values, like):
+    """A gradient of these rows alone; repeated ones are added up."""
+    return torch.zeros_like(like).index_add(0, torch.tensor(rows), values)
 
 
 def test_lazy_adam_touches_no_other_rows():
     encoder = encoder_of()
     made = build_optimizer(encoder, settings_of("adam_lazy"))
     start = encoder.item_table.detach().clone()
-    for rows in ([0, 3, 3], [3, 10, 0], [7, 7, 7]):  # repeated rows are added up
-        encoder.item_table.grad = sparse(rows, torch.ones(3, 8), start)
+    for rows in ([0, 3, 3], [3, 10, 0], [7, 7, 7]):
+        encoder.item_table.grad = of_rows(rows, torch.ones(3, 8), start)
         made.step()
     changed = (encoder.item_table != start).any(1).nonzero().flatten().tolist()
     assert changed == [0, 3, 7, 10]
@@ -79,14 +80,14 @@ def test_lazy_adam_touches_no_other_rows():
     torch.testing.assert_close(start[7] - encoder.item_table[7], torch.full((8,), moved))
 
 
-def test_lazy_adam_where_every_row_is_always_touched_is_adam():
-    encoder, other = encoder_of(), encoder_of()
-    lazy, adam = (build_optimizer(net, settings_of(name)) for net, name in ((encoder, "adam_lazy"), (other, "adam")))
-    for grad in some_grads(encoder.item_table, 6):
-        encoder.item_table.grad, other.item_table.grad = grad.to_sparse(1), grad
-        lazy.step()
-        adam.step()
-    torch.testing.assert_close(encoder.item_table, other.item_table, rtol=0, atol=1e-6)
+def test_lazy_adam_where_every_row_is_always_touched_is_rowwise_adam():
+    nets = encoder_of(), encoder_of()
+    for net, name in zip(nets, ("adam_lazy", "adam_rowwise"), strict=True):
+        made = build_optimizer(net, settings_of(name))
+        for grad in some_grads(net.item_table, 6):
+            net.item_table.grad = grad
+            made.step()
+    assert torch.equal(nets[0].item_table, nets[1].item_table)
 
 
 def test_lazy_adam_catches_up_with_adam():
@@ -99,13 +100,13 @@ def test_lazy_adam_catches_up_with_adam():
     for _ in range(300):
         rows = torch.randperm(20, generator=generator)[:2].tolist()  # a row is touched in every tenth step
         values = 1.0 + torch.randn(2, 8, generator=generator)
-        grads.append(sparse(rows, values, start).to_dense())
-        for table, on in ((encoder.item_table, made), (theirs, without)):
-            table.grad = sparse(rows, values, start)
-            on.step()
+        grads.append(of_rows(rows, values, start))
+        encoder.item_table.grad, theirs.grad = grads[-1], grads[-1].to_sparse(1)
+        made.step()
+        without.step()
     made.catch_up()
     made.catch_up()  # nothing is missing any more
-    adam = in_float64(start, grads)
+    adam = in_float64(start, grads, rowwise=True)
     distance = (adam - start).norm()
     assert (encoder.item_table - adam).norm() < 0.02 * distance
     assert (theirs - adam).norm() > 0.5 * distance  # what leaving the steps between out would do
@@ -119,7 +120,7 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
 
     def advance(on, table, numbers):
         for number in numbers:
-            table.grad = grads[number].to_sparse(1) if optimizer == "adam_lazy" else grads[number].clone()
+            table.grad = grads[number].clone()
             on.step()
 
     advance(made, encoder.item_table, [0, 1])
@@ -134,15 +135,14 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
 
 
 # Bytes an element of the table, beyond the table and its gradient, and bytes a row, from the formula of each.
-KEPT_BYTES = {"adam": (8, 0), "adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (8, 4)}
+KEPT_BYTES = {"adam": (8, 0), "adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (2, 8)}
 
 
 @pytest.mark.parametrize("optimizer", sorted(KEPT))
 def test_memory_of_the_tables_state(optimizer):
     encoder = encoder_of(items=100, width=64)
     made = build_optimizer(encoder, settings_of(optimizer))
-    grad = torch.zeros(100, 64)
-    encoder.item_table.grad = grad.to_sparse(1) if optimizer == "adam_lazy" else grad
+    encoder.item_table.grad = torch.zeros(100, 64)
     made.step()
     kept = sum(tensor.nbytes for tensor in made.state[encoder.item_table].values())
     element, row = KEPT_BYTES[optimizer]
@@ -151,8 +151,9 @@ def test_memory_of_the_tables_state(optimizer):
 
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("rowwise", [False, True], ids=["full", "rowwise"])
+@pytest.mark.parametrize("lazy", [False, True], ids=["all", "lazy"])
 @pytest.mark.parametrize("width", [20, 64])
-def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
+def test_the_kernel_updates_as_plain_torch_does(width, lazy, rowwise, moments):
     pytest.importorskip("triton")
     from rec_models.optim.adam_rows import launch_adam_rows
 
@@ -162,13 +163,20 @@ def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
     table = torch.randn(items, width, generator=generator)
     first = torch.zeros(items, width, dtype=moments)
     second = torch.zeros(items, 1) if rowwise else torch.zeros(items, width, dtype=moments)
-    plain = [tensor.clone() for tensor in (table, first, second)]
-    on_device = [tensor.to(device) for tensor in (table, first, second)]
-    group = {"lr": RATE, "betas": BETAS, "eps": EPSILON, "weight_decay": 0.1}
+    state = [table, first, second, *[torch.zeros(items, 1, dtype=torch.int32)] * lazy]
+    plain = [tensor.clone() for tensor in state]
+    on_device = [tensor.to(device, copy=True) for tensor in state]
+    group = {"lr": RATE, "betas": BETAS, "eps": EPSILON, "weight_decay": 0.0 if lazy else 0.1}
     for count, grad in enumerate(some_grads(table, 3), 1):
         step = torch.tensor(float(count))
-        adam_rows(plain[0], grad, *plain[1:], step, group)
-        launch_adam_rows(on_device[0], grad.to(device), *on_device[1:], step.to(device), group)
+        if lazy:
+            grad[torch.rand(items, generator=generator) < 0.6] = 0.0
+            grad[100:200] = 0.0  # programs without a row
+        (adam_lazy_rows if lazy else adam_rows)(plain[0], grad, *plain[1:], step, group)
+        launch_adam_rows(
+            on_device[0], grad.to(device), *on_device[1:3], step.to(device), group, on_device[3] if lazy else None
+        )
+    assert not lazy or torch.equal(on_device.pop().cpu(), plain.pop())
     # In bf16 a moment may be rounded the other way, which moves the next steps by a part of RATE.
     exact = moments == torch.float32
     torch.testing.assert_close(on_device[0].cpu(), plain[0], rtol=0, atol=1e-6 if exact else RATE * 2**-4)

@@ -43,8 +43,8 @@ def test_lean_optimizers_read_and_write_less():
         return seconds_of(setup_of(optimizer=optimizer), SIZES, Calibration()).adam
 
     full = adam("adam")
-    assert [adam(name) / full for name in ("adam_bf16", "adam_rowwise")] == pytest.approx([24 / 32, 20 / 32], rel=0.01)
-    assert adam("adam_lazy") < full / 50
+    names = ("adam_bf16", "adam_rowwise", "adam_lazy")
+    assert [adam(name) / full for name in names] == pytest.approx([24 / 32, 20 / 32, 8 / 32], rel=0.03)
 
 
 def test_a_sharded_table_divides_adam_and_sends_tokens_in_the_place_of_the_table():

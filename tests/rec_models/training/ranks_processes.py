@@ -56,7 +56,7 @@ def runs():
     for sampling in ("uniform", "mixed"):
         found[f"filled-{sampling}"] = {"loss": "cce_neg", "sampling": sampling, "filled": True, **SHARED["tile"]}
     found["filled-cce"] = {"loss": "cce", "filled": True}
-    for optimizer in ("adam_bf16", "adam_rowwise"):
+    for optimizer in ("adam_bf16", "adam_rowwise", "adam_lazy"):
         found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
     found["averaging"] = {"loss": "cce", "averaging": 0.5}
     for name in [name for name, options in found.items() if LOSSES[options["loss"]].fused]:
@@ -120,7 +120,7 @@ RESUMED = {
     "items": 130,
     "loss": "cce_neg",
     "sampling": "popularity",
-    "optimizer": "adam_rowwise",
+    "optimizer": "adam_lazy",
     "averaging": 0.5,
     **SHARED["tile"],
 }

@@ -15,7 +15,7 @@ from rec_models.training.ranks import RankTokens
 SCRIPT = Path(__file__).parent / "ranks_processes.py"
 FAST = [
     "cce", "sce-ties", "cce_neg-in_batch-none", "cce_neg-mixed-tile", "filled-mixed", "a-rank-ends", "sharded-cce",
-    "sharded-cce_neg-mixed-tile", "sharded-two-micro-batches", "sharded-filled-uniform", "sharded-adam_rowwise",
+    "sharded-cce_neg-mixed-tile", "sharded-two-micro-batches", "sharded-filled-uniform", "sharded-adam_lazy",
 ]  # fmt: skip
 
 

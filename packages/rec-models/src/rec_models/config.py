@@ -65,14 +65,13 @@ class _Loop:
     """Adam, and what it keeps of the item table; everything else has two fp32 moments per weight.
 
     ``adam``: two fp32 moments. ``adam_bf16``: two in bf16. ``adam_rowwise``: the first in bf16, the second as one
-    number per item. ``adam_lazy``: two in fp32, and only items that the batch read, drew or predicted are updated, with
-    what they missed since the last time; the table has no dense gradient (fused losses with sampled negatives, on one
-    device).
+    number per item. ``adam_lazy``: as ``adam_rowwise``, but only items that the batch read, drew or predicted are
+    updated, with what they missed since the last time: faster where these are few (sampled negatives).
     """
     table: Literal["auto", "replicated", "sharded"] = "replicated"
     """The item table, its gradient and its moments: whole on each device, or with its rows spread over them.
 
-    ``sharded``: for losses of cce_kernels, any optimizer but ``adam_lazy``, and bf16-mixed or 32-true. ``auto`` shards
+    ``sharded``: for losses of cce_kernels, and bf16-mixed or 32-true. ``auto`` shards
     a table that does not fit a GPU, and one of more than (devices + 2) items per target of a batch, whose exchange
     takes longer than that of tokens.
     """
@@ -89,8 +88,7 @@ class _Loop:
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
-    For bf16-mixed without accumulation, with losses of cce_kernels and any optimizer but ``adam_lazy``: on one device
-    ``auto`` records exactly then. Small batches gain most: their kernels are shorter than their launches.
+    For bf16-mixed without accumulation, with losses of cce_kernels: on one device ``auto`` records exactly then. Small batches gain most: their kernels are shorter than their launches.
     """
 
 
@@ -128,21 +126,15 @@ class TrainingSettings(_Loop):
 
     def __post_init__(self) -> None:
         if self.optimizer == "adam_lazy":
-            self._require("devices", 1, optimizer="adam_lazy")
             self._require("weight_decay", 0, optimizer="adam_lazy")
         if self.table == "sharded":
             if self.devices > MOST_SHARDS:
                 raise SettingsError("devices", self.devices, f"up to {MOST_SHARDS}", table="sharded")
-            if self.optimizer == "adam_lazy":
-                raise SettingsError("optimizer", self.optimizer, _not_lazy(), table="sharded")
             if self.precision == "16-mixed":  # each device would scale its rows by itself
                 raise SettingsError("precision", self.precision, "bf16-mixed | 32-true", table="sharded")
         if self.cuda_graphs is True:
             self._require("accumulate", 1, cuda_graphs=True)
             self._require("precision", "bf16-mixed", cuda_graphs=True)
-            if self.optimizer == "adam_lazy":
-                allowed = "another one: how many items a batch touches is known on the device only"
-                raise SettingsError("optimizer", self.optimizer, allowed, cuda_graphs=True)
 
     def _require(self, name: str, allowed: object, **beside: object) -> None:
         if getattr(self, name) != allowed:
@@ -153,7 +145,7 @@ class TrainingSettings(_Loop):
         if self.cuda_graphs != "auto":
             return self.cuda_graphs
         single = self.devices == self.accumulate == 1 and self.precision == "bf16-mixed"
-        return single and self.optimizer != "adam_lazy" and _never_waits(loss)
+        return single and _never_waits(loss)
 
     def check_loss(self, loss: LossSettings) -> None:
         """Refuse what a loss cannot work with, by a `SettingsError`: CUDA graphs, lazy Adam, a sharded table."""
@@ -163,8 +155,9 @@ class TrainingSettings(_Loop):
                 beside = {"impl": loss.impl}
             raise SettingsError("cuda_graphs", True, "auto | False", **beside)
         spec = LOSSES[loss.loss]
-        if self.optimizer == "adam_lazy" and not (spec.fused and spec.sampled and not loss.paper_faithful):
-            raise SettingsError("optimizer", self.optimizer, _not_lazy(), **beside)
+        if self.optimizer == "adam_lazy" and not spec.sampled:  # every item has a gradient in every step
+            allowed = " | ".join(name for name in OPTIMIZERS if name != "adam_lazy")
+            raise SettingsError("optimizer", self.optimizer, allowed, **beside)
         if self.table == "sharded" and not can_be_sharded(loss):
             raise SettingsError("table", self.table, "auto | replicated", **beside)
 
@@ -172,10 +165,6 @@ class TrainingSettings(_Loop):
 def can_be_sharded(loss: LossSettings) -> bool:
     """Whether cce_kernels computes the loss: only there the item table can be spread over devices."""
     return LOSSES[loss.loss].fused and not loss.paper_faithful
-
-
-def _not_lazy() -> str:
-    return " | ".join(name for name in OPTIMIZERS if name != "adam_lazy")
 
 
 def _never_waits(loss: LossSettings) -> bool:

@@ -22,11 +22,6 @@ def lookup(items: Tensor, table: Tensor) -> Tensor:
     return functional.embedding(items, table)
 
 
-def sparse_lookup(items: Tensor, table: Tensor) -> Tensor:
-    """Like `lookup`, with a sparse gradient of the rows it touched; the loss's gradient must be sparse too."""
-    return functional.embedding(items, table, sparse=True)
-
-
 def lookup_into_grad(items: Tensor, table: Tensor) -> Tensor:
     """Like `lookup`, but backward adds to ``table.grad`` in place instead of returning a gradient.
 

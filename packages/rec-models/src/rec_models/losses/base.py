@@ -21,7 +21,6 @@ class LossContext:
     seed: int  # of the run
     step: int | Tensor  # of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device
     row_offset: int | Tensor = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
-    sparse_grad: bool = False  # the table's gradient holds touched rows only; for fused losses with sampled negatives
     ranks: Ranks | None = None  # the tokens of the other ranks; None: there are none
     shard: Shard | None = None  # which rows the table has, for losses of cce_kernels; None: all
 

@@ -71,7 +71,6 @@ def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None)
             objective=objective,
             sharing=sharing,
             tile_tokens=tile_tokens,
-            sparse_grad=context.sparse_grad,
             impl=impl,
             shard=context.shard,
         )

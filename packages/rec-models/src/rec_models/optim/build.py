@@ -19,7 +19,7 @@ class Kept(NamedTuple):
 
     moments: torch.dtype
     rowwise: bool = False
-    sparse: bool = False  # the table has no dense gradient
+    lazy: bool = False  # rows without a gradient are left alone
 
     @property
     def element_bytes(self) -> int:
@@ -28,23 +28,22 @@ class Kept(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row of the table: its second moment, or the step that last updated it."""
-        return torch.float32.itemsize if self.rowwise or self.sparse else 0
+        """Bytes per row of the table: its second moment, and the step that last updated it."""
+        return torch.float32.itemsize * (self.rowwise + self.lazy)
 
 
 KEPT: dict[str, Kept] = {
     "adam": Kept(torch.float32),
     "adam_bf16": Kept(torch.bfloat16),
     "adam_rowwise": Kept(torch.bfloat16, rowwise=True),
-    "adam_lazy": Kept(torch.float32, sparse=True),
+    "adam_lazy": Kept(torch.bfloat16, rowwise=True, lazy=True),
 }
 
 
 def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
     """Bytes of the item table [V, D] in fp32, its gradient and its moments; single numbers per item not counted."""
     kept = KEPT[optimizer]
-    gradient = 0 if kept.sparse else torch.float32.itemsize
-    return num_items * hidden * (torch.float32.itemsize + gradient + kept.element_bytes)
+    return num_items * hidden * (2 * torch.float32.itemsize + kept.element_bytes)
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -60,4 +59,4 @@ def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim
             return torch.optim.Adam(everything, fused=True, **options)
         groups = [everything]  # as torch's, so that a run may be resumed on another device
     kept = KEPT[settings.optimizer]
-    return TableAdam(groups, table, moments=kept.moments, rowwise=kept.rowwise, **options)
+    return TableAdam(groups, table, **kept._asdict(), **options)

@@ -5,12 +5,13 @@ writing them is nearly all of the optimizer's time. The formula is Adam's (Kingm
 ``m`` and ``v``; what differs is how they are stored, and when rows are updated. A second moment shared by a row is that
 of FBGEMM's partial row-wise Adam: the mean of the squares.
 
-With sparse gradients a row is updated when it is touched. Adam would have moved it in the steps between as well: with
-zero gradients ``m`` and ``v`` shrink by beta 1 and beta 2 per step, and the row moves by ``rate m / sqrt(v)``. Over n
-such steps the sum is ``rate m / sqrt(v) (r + ... + r^n)`` with ``r = beta1 / sqrt(beta2)``. The row moves by this sum
-before its next update, or by `TableAdam.catch_up`. (The bias corrections are those of the last update, and epsilon is
-added once: an approximation in the first hundred steps, and where gradients are near epsilon.) torch's SparseAdam omits
-the sum, so that rare rows move several times less than with Adam.
+A lazy update is that of the rows whose gradient is not zero: those that the batch read, drew or predicted. Adam would
+have moved a row in the steps between as well: with zero gradients ``m`` and ``v`` shrink by beta 1 and beta 2 per step,
+and the row moves by ``rate m / sqrt(v)``. Over n such steps the sum is ``rate m / sqrt(v) (r + ... + r^n)`` with
+``r = beta1 / sqrt(beta2)``. The row moves by this sum before its next update, or by `TableAdam.catch_up`. (The bias
+corrections are those of the last update, and epsilon is added once: an approximation in the first hundred steps, and
+where gradients are near epsilon.) torch's SparseAdam omits the sum, so that rare rows move several times less than with
+Adam.
 """
 
 from __future__ import annotations
@@ -32,21 +33,24 @@ class TableAdam(torch.optim.Adam):
 
     Args:
         groups: the parameters; all but the table have two fp32 moments. The last group holds the table.
-        table: [V, D] the item table. Its gradient is dense, or always sparse: then only touched rows are updated.
+        table: [V, D] the item table.
         moments: dtype of the table's moments. With fp32 the state is that of `torch.optim.Adam`.
         rowwise: one second moment per row, in fp32.
+        lazy: update only rows whose gradient is not zero; then without ``weight_decay``.
         options: of `torch.optim.Adam`: ``lr``, ``betas`` (both above 0) and ``weight_decay`` (L2 penalty, added to the
-            gradient; it does not affect rows without a sparse gradient).
+            gradient).
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[Tensor]], table: Tensor, *, moments: torch.dtype, rowwise: bool, **options: Any
-    ) -> None:
+        self, groups: Sequence[Sequence[Tensor]], table: Tensor, *, moments: torch.dtype, rowwise: bool,
+        lazy: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__([{"params": list(group)} for group in groups], fused=True, **options)
         self._step_supports_amp_scaling = False  # a scaler then divides the gradients before the step
         self._table = table
         self._moments = moments
         self._rowwise = rowwise
+        self._lazy = lazy
 
     def step(self, closure: Any = None) -> Any:
         """One step of all parameters that have a gradient."""
@@ -71,7 +75,7 @@ class TableAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """With sparse gradients, apply the missed steps to all rows; call it before the table is used."""
+        """After lazy updates, apply the missed steps to all rows; call it before the table is used."""
         state = self.state.get(self._table, {})
         if "last" not in state:
             return
@@ -92,6 +96,8 @@ class TableAdam(torch.optim.Adam):
             state["exp_avg"] = torch.zeros_like(table, dtype=self._moments)
             kind = torch.float32 if self._rowwise else self._moments
             state["exp_avg_sq"] = table.new_zeros(table.shape[0], 1 if self._rowwise else table.shape[1], dtype=kind)
+            if self._lazy:  # the step that last updated a row
+                state["last"] = table.new_zeros(table.shape[0], 1, dtype=torch.int32)
         return state
 
     @torch.no_grad()
@@ -115,18 +121,17 @@ class TableAdam(torch.optim.Adam):
     def _update_table(self, grad: Tensor) -> None:
         state, group = self._state(), self.param_groups[-1]
         state["step"] += 1
-        moments = state["exp_avg"], state["exp_avg_sq"]
-        if grad.is_sparse:
-            if "last" not in state:  # the step that last updated a row
-                state["last"] = torch.zeros(self._table.shape[0], 1, dtype=torch.int32, device=self._table.device)
-            _adam_touched(self._table, grad.coalesce(), *moments, state["last"], state["step"], group)
-        elif is_ampere_or_newer(grad.device):
+        tensors = (self._table, grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])
+        if is_ampere_or_newer(grad.device):
             from rec_models.optim.adam_rows import launch_adam_rows
 
-            launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], group)
+            launch_adam_rows(*tensors, state["step"], group, state.get("last"))
+        elif self._lazy:
+            for chunk in self._chunks((*tensors, state["last"])):
+                adam_lazy_rows(*chunk, state["step"], group)
         else:
-            for table, slope, first, second in self._chunks((self._table, grad, *moments)):
-                adam_rows(table, slope, first, second, state["step"], group)
+            for chunk in self._chunks(tensors):
+                adam_rows(*chunk, state["step"], group)
 
 
 def adam_rows(
@@ -151,16 +156,20 @@ def adam_rows(
     table.sub_(m.div_(1 - betas[0] ** step).div_(divisor), alpha=group["lr"])
 
 
-def _adam_touched(
+def adam_lazy_rows(
     table: Tensor, grad: Tensor, first: Tensor, second: Tensor, last: Tensor, step: Tensor, group: Mapping[str, Any]
 ) -> None:
-    """Apply missed steps, then `adam_rows`, to the rows of a coalesced sparse gradient; last is [V, 1] int32."""
-    (rows,) = grad.indices()
-    w, m, v, when = (tensor.index_select(0, rows) for tensor in (table, first, second, last))
+    """Apply missed steps, then `adam_rows`, to the rows whose gradient is not zero, in place.
+
+    `last` [R, 1] int32 is the step that last updated a row, the other arguments are as of `adam_rows`.
+    """
+    rows = grad.any(1).nonzero().squeeze(1)
+    w, slope, when = (tensor.index_select(0, rows) for tensor in (table, grad, last))
+    m, v = (tensor.index_select(0, rows).to(table.dtype) for tensor in (first, second))  # rounded once, at the end
     _go_without_gradient(w, m, v, when, step - 1 - when, group)
-    adam_rows(w, grad.values(), m, v, step, group)
+    adam_rows(w, slope, m, v, step, group)
     for tensor, part in ((table, w), (first, m), (second, v)):
-        tensor.index_copy_(0, rows, part)
+        tensor.index_copy_(0, rows, part.to(tensor.dtype))
     last.index_copy_(0, rows, step.to(torch.int32).expand_as(when))
 
 

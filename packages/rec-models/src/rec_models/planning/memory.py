@@ -11,7 +11,7 @@ largest. With n parameters, T places, M targets, V items, B histories, width D a
                 4 V D; with accumulation the gradients so far stay as well
     attention   inside the backward pass of the last block's attention: 4 V D, what is still kept, the gradients of
                 queries, keys and values, and flash attention's fp32 sums for queries, 4 D (T + 128 B); padded, 4 D B L
-    Adam        inside its step, for ``adam_lazy``: copies of the rows that the batch touched
+    Adam        inside its step: the gradients 4 n
 
     kept for backward, per block and token: 4 D norm's input (residual stream, fp32), 2 D its product input, 6 D
         queries, keys, values, 2 D attention's output, 4 heads log-sum-exps, 1 D dropout, and for a feed-forward net of
@@ -45,7 +45,6 @@ from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 GIB = 2**30
 WORKSPACES = 2 * (32 << 20)  # cuBLAS on sm_90; autograd's thread has its own handle
 _EXCHANGED = 14  # bytes: 16-bit tokens of all devices, means and target rows, the same side by side, and those received
-_TOUCHED_COPIES = 8  # rec_models.optim.table_adam: gradient and its sum, table, two moments, three temporaries
 _FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sums between packed histories
 
 
@@ -101,21 +100,19 @@ def worst_of(moments: Iterable[Moment], loss: str, calibration: Calibration) -> 
 def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     """The moments that may be the peak, as the head of this file lists them; arguments as of `memory_of`."""
     model, items, rows = setup.model, sizes.items, sizes.rows
-    lazy = KEPT[setup.training.optimizer].sparse
     places = filled(setup, tokens)
     size = loss_size(setup, sizes, places)
     loss = loss_cost(setup, size)
-    touched = size.groups * size.negatives + size.tokens + places
-    table = 4.0 * (touched if lazy else items) * model.hidden
+    table = 4.0 * items * model.hidden
     others = 4.0 * network_of(model).parameters
     summed = table + others if setup.training.accumulate > 1 else 0.0  # over the batches before
     kept = activation_bytes(model) * places + model.blocks * _padded_bytes(model, rows, places)
     of_all = size.tokens * model.hidden if setup.shards > 1 else 0.0  # elements of the tokens of all devices
-    yield Moment(0.0 if setup.recorded or lazy else table + others, kept + _EXCHANGED * of_all, loss.forward)
+    yield Moment(0.0 if setup.recorded else table + others, kept + _EXCHANGED * of_all, loss.forward)
     backward = kept - 4 * model.hidden * places + 2 * of_all
     yield Moment(summed + (table if loss.with_gradient else 0.0), backward, loss.backward)
     yield Moment(summed + table, _attention_bytes(model, rows, places), 0.0)
-    yield Moment(others + (_TOUCHED_COPIES if lazy else 1) * table, 0.0, 0.0)
+    yield Moment(others + table, 0.0, 0.0)
 
 
 class Network(NamedTuple):

@@ -148,8 +148,8 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
     if setup.fused:
         of_a_batch["fused_ms"] = 1e-3
     kept = KEPT[setup.training.optimizer]
-    # A sparse gradient leaves all rows but the few that the batch touched as they are.
-    of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
+    # A lazy update reads the whole gradient, which was zeroed, and leaves all rows but a few as they are.
+    of_table = (8 if kept.lazy else 16 + 2 * kept.element_bytes) * sizes.items * width
     adam = 32.0 * network.parameters + of_table
     terms = {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}
     if (devices := setup.training.devices) > 1:

@@ -129,7 +129,7 @@ def _of_table(run: Run, all_gib: float) -> str:
     taken = gib[run.training.optimizer]
     if taken <= all_gib / 2:
         return ""
-    leaner = [name for name, kept in KEPT.items() if not kept.sparse and gib[name] < taken]  # with any loss
+    leaner = [name for name, kept in KEPT.items() if not kept.lazy and gib[name] < taken]  # with any loss
     names = " or ".join(f"{name} ({gib[name]:.1f} GiB)" for name in leaner)
     other = f"or take optimizer={names}, " if names else ""
     if training.devices > shards and can_be_sharded(run.loss):

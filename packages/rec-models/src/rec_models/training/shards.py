@@ -39,7 +39,7 @@ def shard_of(run: Run, batches: Batches, ranks: Ranks | None, device: torch.devi
             beside = {"devices": ranks.world_size, "num_items": num_items}
             raise SettingsError("table", "sharded", "replicated, because a device would have no item", **beside)
         return shard
-    possible = can_be_sharded(run.loss) and training.optimizer != "adam_lazy" and training.precision != "16-mixed"
+    possible = can_be_sharded(run.loss) and training.precision != "16-mixed"
     if not has_rows or not possible or ranks.world_size == 1:
         return None
     (most,) = max(ranks.agree([_first_targets(batches)]))

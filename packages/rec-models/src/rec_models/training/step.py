@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
-from rec_models.encoders.embedding import lookup_into_grad, sparse_lookup
+from rec_models.encoders.embedding import lookup_into_grad
 from rec_models.encoders.sharded_lookup import ShardedLookup
 from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
@@ -32,8 +32,7 @@ class StepLoss(nn.Module):
         super().__init__()
         self.encoder = encoder
         self._seed = training.seed
-        self._sparse_grad = training.optimizer == "adam_lazy"
-        encoder.lookup = sparse_lookup if self._sparse_grad else lookup_into_grad  # one gradient table instead of two
+        encoder.lookup = lookup_into_grad  # one gradient table instead of two
         self._sharded = None if encoder.shard is None else ShardedLookup(encoder.shard)
         if self._sharded is not None:
             encoder.lookup = self._sharded
@@ -61,7 +60,7 @@ class StepLoss(nn.Module):
             allowed = f"masked places with model={model}, which sees the targets themselves otherwise"
             raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         ranks = None if batch.rank_counts is None else RankTokens(batch.micro_counts, batch.rank)
-        context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks, self.encoder.shard)
+        context = LossContext(self._seed, step, row_offset, ranks, self.encoder.shard)
         items = batch.items
         if self._sharded is not None and batch.found is not None:
             self._sharded.asked, items = batch.asked, batch.found
