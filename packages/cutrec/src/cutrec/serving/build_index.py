@@ -18,7 +18,7 @@ from cutrec.workflow.ranking import UserBatch, user_batches
 from rec_data.progress import progress
 from rec_eval import Catalogue, top_k
 
-EXPANSIONS = (64, 128, 256, 512, 1024)
+EXPANSIONS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """How many candidates a search keeps: the smallest that reaches the recall is stored."""
 _CONNECTIVITY, _EXPANSION_ADD = 16, 128
 _ROWS = 1 << 14
