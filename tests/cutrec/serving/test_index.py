@@ -85,7 +85,7 @@ def test_a_recall_that_is_not_reached_writes_nothing(folder: Path, tmp_path: Pat
         return TopK(ids, torch.zeros(ids.shape))
 
     monkeypatch.setattr(ItemIndex, "top_k", poor)
-    with pytest.raises(StageError, match=r"--recall: found 0\.[0-9]+ with 1024 candidates"):
+    with pytest.raises(StageError, match=r"--recall: found 0\.[0-9]+ with 8192 candidates"):
         execute(["index", "--model", str(folder), "--out", str(tmp_path / "index"), "--histories", "20"])
     assert not (tmp_path / "index" / FACTS).exists()
 

@@ -25,7 +25,7 @@ LONGEST = 32
 _BLOCK = 64  # items
 _BLOCKS = 64  # of a program
 _KEPT = 16  # keys that a program keeps, at least
-_KEYS = 2048  # keys of a program
+_KEYS = 4096  # keys of a program
 _EMPTY = tl.constexpr(-(2**63))
 
 
