@@ -39,9 +39,10 @@ def _keys_of(scores, ids):
 
 @triton.jit(do_not_specialize=["num_items", "length"])
 def _blocks_kernel(scores, keys, num_items, length, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """Grid (users, tiles): from scores [u, V] to keys of blocks [u, length]."""
-    row = tl.program_id(0).to(tl.int64)
-    blocks = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    """Grid (users x tiles,): from scores [u, V] to keys of blocks [u, length]."""
+    tiles = tl.cdiv(length, BLOCKS)
+    row = (tl.program_id(0) // tiles).to(tl.int64)
+    blocks = tl.program_id(0) % tiles * BLOCKS + tl.arange(0, BLOCKS)
     items = blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     values = tl.load(scores + row * num_items + items, mask=items < num_items, other=float("-inf"))
     tl.store(keys + row * length + blocks, _keys_of(tl.max(values, axis=1), blocks), mask=blocks < length)
@@ -93,7 +94,7 @@ def select_best(
     kept = max(_KEPT, triton.next_power_of_2(k))
     length = -(-num_items // _BLOCK)
     keys = ids.new_empty(num_users, length)
-    _blocks_kernel[(num_users, -(-length // _BLOCKS))](
+    _blocks_kernel[(num_users * -(-length // _BLOCKS),)](
         scores, keys, num_items, length, BLOCKS=_BLOCKS, BLOCK=_BLOCK, num_warps=4
     )
     while length > _KEYS:
