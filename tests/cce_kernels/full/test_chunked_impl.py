@@ -153,6 +153,16 @@ def test_which_calls_go_by_chunks(options: dict[str, object], monkeypatch: pytes
     assert not tuning.is_chunked(_call(**options))
 
 
+@pytest.mark.parametrize(
+    ("tokens", "items", "expected"), [(2**14, 2**14, True), (2**14, 2**14 - 1, False), (2**15, 14_999, False)]
+)
+def test_a_smaller_catalogue_goes_by_chunks_with_many_tokens(
+    tokens: int, items: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    assert tuning.is_chunked(_call(tokens=tokens, items=items)) == expected
+
+
 def test_no_chunks_without_a_gradient_for_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     call = _call()

@@ -111,9 +111,9 @@ def linear_cross_entropy(
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. There, in bf16,
             without bias and softcap and outside a graph of torch.compile, it takes torch's products where they are
             faster. Up to 2^24 pairs of a token and an item it stores their scores (64 MiB). Above D 320, from 2,048
-            tokens and 65,536 items on, a mean or sum with a gradient for weight, without `return_lse` and
-            `return_predicted`, goes by chunks of tokens: they take 512 MiB, or 2 KiB per item where that is more, and
-            from forward to backward another V D numbers in fp32. `triton` does neither. Triton takes D up to 512, in
+            tokens and 65,536 items on, or 2^28 pairs and 15,000 items, a mean or sum with a gradient for weight,
+            without `return_lse` and `return_predicted`, goes by chunks of tokens: they take 512 MiB, or 2 KiB per item
+            where that is more, and from forward to backward another V D numbers in fp32. `triton` does neither. Triton takes D up to 512, in
             fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The reference's
             products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
         shard: the table is spread over the processes of a group. Then weight is [shard.rows.number, D] and bias

@@ -89,7 +89,8 @@ MAX_PARTIAL_BYTES = 96 << 20
 MAX_SPLITS = 16
 SMALL_SCORES = 1 << 24
 CHUNK_TOKENS = 1024  # the fewest of a chunk
-CHUNKED_ITEMS = 65_536  # the fewest that go by chunks of tokens
+CHUNKED_ITEMS = 65_536  # the fewest that go by chunks of tokens whatever their number
+CHUNKED_FEW_ITEMS, CHUNKED_SCORES = 15_000, 1 << 28  # and the fewest that do with so many pairs of a token and an item
 CHUNK_BYTES = 512 << 20  # of the numerators of a chunk, unless CHUNK_TOKENS want more
 
 
@@ -114,9 +115,11 @@ def chunks_pay(num_tokens: float, num_items: int, dim: int) -> bool:
 
     Above D 320 the sums of the fused kernels fill the registers. Narrower vectors need no chunks, nor their memory; few
     items leave the plain products little to do, and few tokens the reading and writing of dW much. Rows that begin at
-    no multiple of 16 bytes were not measured.
+    no multiple of 16 bytes, and fewer items, were not measured.
     """
-    return dim > 320 and dim % 8 == 0 and num_items >= CHUNKED_ITEMS and num_tokens >= 2 * CHUNK_TOKENS
+    many = num_items >= CHUNKED_FEW_ITEMS and num_tokens * num_items >= CHUNKED_SCORES
+    wide = dim > 320 and dim % 8 == 0
+    return wide and num_tokens >= 2 * CHUNK_TOKENS and (num_items >= CHUNKED_ITEMS or many)
 
 
 def _is_plain(call: FullCall) -> bool:
