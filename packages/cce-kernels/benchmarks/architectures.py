@@ -141,9 +141,9 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
 
 def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     """The calls that launch the kernels of rec_eval, where it uses them: fp32 vectors are ranked by plain torch."""
+    from rec_eval.ranking.kernels import select
     from rec_eval.ranking.kernels.filter import filter_items
     from rec_eval.ranking.kernels.merge import LONGEST, merge_survivors
-    from rec_eval.ranking.kernels import select
     from rec_eval.ranking.kernels.order import LONGEST as MOST
     from rec_eval.ranking.kernels.order import order_best
     from rec_eval.ranking.triton_impl import DTYPES as RANKED
@@ -177,9 +177,7 @@ def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
         for k in (10, select.LONGEST):
             lists = torch.zeros(M, k, dtype=torch.int64), torch.zeros(M, k)
             scores = torch.zeros(1, 2 * select._KEYS * select._BLOCK).expand(M, -1)
-            yield (
-                "top-k", lambda x=k, y=lists, s=scores: select.select_best(s, x, queries, *y, torch.zeros(M))
-            )
+            yield ("top-k", lambda x=k, y=lists, s=scores: select.select_best(s, x, queries, *y, torch.zeros(M)))
 
 
 def optimizer(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:

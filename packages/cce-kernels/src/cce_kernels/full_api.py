@@ -113,9 +113,10 @@ def linear_cross_entropy(
             faster. Up to 2^24 pairs of a token and an item it stores their scores (64 MiB). Above D 320, from 2,048
             tokens and 65,536 items on, or 2^28 pairs and 15,000 items, a mean or sum with a gradient for weight,
             without `return_lse` and `return_predicted`, goes by chunks of tokens: they take 512 MiB, or 2 KiB per item
-            where that is more, and from forward to backward another V D numbers in fp32. `triton` does neither. Triton takes D up to 512, in
-            fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The reference's
-            products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
+            where that is more, and from forward to backward another V D numbers in fp32. `triton` does neither. Triton
+            takes D up to 512, in fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster
+            there. The reference's products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never
+            plain TF32.
         shard: the table is spread over the processes of a group. Then weight is [shard.rows.number, D] and bias
             [shard.rows.number], those of this process; hidden and targets are the tokens of this process, as many in
             each (fill up with `ignore_index`); targets are ids of the whole catalogue. Every process must make the same

@@ -88,7 +88,8 @@ class _Loop:
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
-    For bf16-mixed without accumulation, with losses of cce_kernels: on one device ``auto`` records exactly then. Small batches gain most: their kernels are shorter than their launches.
+    For bf16-mixed without accumulation, with losses of cce_kernels: on one device ``auto`` records exactly then. Small
+    batches gain most: their kernels are shorter than their launches.
     """
 
 

@@ -51,7 +51,8 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
         if tied is None:
             select.select_best(values, *given)
         else:
-            order.order_best(*values.topk(min(k + 1, num_items), dim=1), *given, tied[users])
+            best, places = values.topk(min(k + 1, num_items), dim=1)
+            order.order_best(best, places, *given, tied[users])
     # One number needs no kernel.
     facts = [float(fact if num_users == 1 else fact.max()) for fact in (largest, tied) if fact is not None]
     if may_overflow(finite("queries", facts[0]), queries, catalogue) or any(facts[1:]):

@@ -39,7 +39,8 @@ def top_k(
     for ``reference`` at most ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``
     (and a float32 copy of both tiles for 16-bit vectors on a CPU), and for ``triton`` at most
     ``64 * max(user_tile * c, V) + 48 * s`` bytes with c the power of two above ``4 * k``, at least 256. All scores of
-    some users take ``4 * max(2 ** 26, V)`` bytes, and a twentieth on top or, with k above 32, what ``torch.topk`` takes.
+    some users take ``4 * max(2 ** 26, V)`` bytes, and a thirtieth of that or, with k above 32, what ``torch.topk``
+    takes.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16, on CPU or CUDA.

@@ -121,17 +121,17 @@ class TableAdam(torch.optim.Adam):
     def _update_table(self, grad: Tensor) -> None:
         state, group = self._state(), self.param_groups[-1]
         state["step"] += 1
-        tensors = (self._table, grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])
+        moments = state["exp_avg"], state["exp_avg_sq"]
         if is_ampere_or_newer(grad.device):
             from rec_models.optim.adam_rows import launch_adam_rows
 
-            launch_adam_rows(*tensors, state["step"], group, state.get("last"))
+            launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], group, state.get("last"))
         elif self._lazy:
-            for chunk in self._chunks((*tensors, state["last"])):
-                adam_lazy_rows(*chunk, state["step"], group)
+            for table, slope, first, second, last in self._chunks((self._table, grad, *moments, state["last"])):
+                adam_lazy_rows(table, slope, first, second, last, state["step"], group)
         else:
-            for chunk in self._chunks(tensors):
-                adam_rows(*chunk, state["step"], group)
+            for table, slope, first, second in self._chunks((self._table, grad, *moments)):
+                adam_rows(table, slope, first, second, state["step"], group)
 
 
 def adam_rows(

@@ -13,8 +13,8 @@ them twice: 6 M V D FLOPs for 8. The coefficient of a target never meets 16 bits
 
 The base r_m is fixed before the first product: the larger of the target's score and the best of the first items. Where
 a token's Z leaves the middle half of the exponents, the chunk is computed again, from its true maxima: kernels with a
-`flag` end at once where it is 0, so that the host need not look. A product s log2 e that a base may equal is rounded
-before the subtraction (`enable_fp_fusion=False`): in one fused operation, its rounding error would stay in the exponent.
+`flag` end at once where it is 0, so that the host need not look. There a product s log2 e, which a base may equal, is
+rounded before the subtraction (`enable_fp_fusion=False`): fused, it would leave its rounding error in the exponent.
 
 Bytes per pair of a token and an item: 2 written, and 2 read by each of the plain products.
 """
