@@ -190,6 +190,9 @@ def optimizer(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     if dtype != "float16":
         for second in (first,) if dtype == "float32" else (first, torch.zeros(V, 1)):
             yield "Adam", lambda x=second: launch_adam_rows(table, table, first, x, torch.zeros(1), group)
+        if dtype == "bfloat16":
+            second, last = torch.zeros(V, 1), torch.zeros(V, 1, dtype=torch.int32)
+            yield "Adam", lambda: launch_adam_rows(table, table, first, second, torch.zeros(1), group, last)
     if dtype == "float32":
         tensors = [table, table[0]]
         yield "Adam", lambda: launch_adam_tensors(*[tensors] * 4, [torch.zeros(())] * 2, group)
