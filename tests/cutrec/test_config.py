@@ -246,10 +246,6 @@ LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
             "train.optimizer: found 'adam_lazy' with loss=cce, allowed: adam | adam_bf16 | adam_rowwise",
         ),
         (
-            {"paper_faithful": True, "train": LAZY},
-            "train.optimizer: found 'adam_lazy' with paper_faithful=True, allowed: adam | adam_bf16 | adam_rowwise",
-        ),
-        (
             {"train": {**LAZY, "weight_decay": 0.1}},
             "train.weight_decay: found 0.1 with train.optimizer=adam_lazy, allowed: 0",
         ),
@@ -260,10 +256,6 @@ LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
         (
             {"loss": "ce", "train": {"table": "sharded"}},
             "train.table: found 'sharded' with loss=ce, allowed: auto | replicated",
-        ),
-        (
-            {"train": {"table": "sharded", "optimizer": "adam_lazy"}},
-            "train.optimizer: found 'adam_lazy' with train.table=sharded, allowed: adam | adam_bf16 | adam_rowwise",
         ),
         (
             {"train": {"table": "sharded", "precision": "16-mixed"}},

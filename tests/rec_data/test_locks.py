@@ -48,6 +48,24 @@ def test_no_two_processes_are_in_the_block_and_nothing_is_left(tmp_path: Path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["counter"]
 
 
+def test_a_lock_that_is_released_before_its_holder_is_read_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "counter"
+    first = start(HOLD, path)
+    assert first.stdout.readline() == "held\n"
+    read = Path.read_text
+
+    def late(file: Path, **options: str) -> str:
+        first.communicate("\n")
+        return read(file, **options)
+
+    monkeypatch.setattr(Path, "read_text", late)
+    with locked(path):
+        pass
+    assert capsys.readouterr().err.startswith("note: waiting for another process, which works on ")
+
+
 def test_who_waits_says_for_whom_and_goes_on_when_that_process_is_killed(tmp_path: Path):
     path = tmp_path / "new" / "folder"
     first = start(HOLD, path)

@@ -29,7 +29,9 @@ def locked(path: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            holder = file.read_text(errors="replace") if file.is_file() else ""
+            holder = ""
+            with suppress(FileNotFoundError):  # released since
+                holder = file.read_text(errors="replace")
             sys.stderr.write(f"note: waiting for {holder or 'another process'}, which works on {path}\n")
             sys.stderr.flush()
             lock.acquire()
